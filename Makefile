@@ -1,0 +1,44 @@
+# make demo    Constitutional AI from end to end on the pocket model: about ten minutes on two CPU cores
+# make test    everything that is checked: the notebooks, then tests/
+# make readme  README.md anew from nbs/index.ipynb
+# Both set up a virtual environment of their own (.venv) and do so only once.
+PYTHON ?= python3
+VENV   ?= .venv
+RUN    ?= runs/demo
+PIP    ?=
+BIN    := $(VENV)/bin
+TORCH  := $(shell grep '^torch==' constraints.txt)
+SETUP  := settings.ini setup.py pyproject.toml constraints.txt
+QUIET  := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1 MPLBACKEND=agg
+
+.PHONY: demo test readme
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.demo
+	HF_HUB_OFFLINE=1 $(BIN)/cai run --recipe pocket --out "$(RUN)"
+	@echo; echo "The report: $(CURDIR)/$(RUN)/report.html (open it in a browser)"
+
+test: $(VENV)/.dev
+	$(QUIET) CAI_REPRO_PROGRESS=0 $(BIN)/nbdev_test --n_workers 2 --timing
+	$(QUIET) CAI_REPRO_PROGRESS=0 $(BIN)/python -m pytest
+
+readme: $(VENV)/.dev
+	$(BIN)/python tools/readme.py
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or later is needed, this is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv "$(VENV)"
+
+# Without a CUDA driver, torch is asked for by its exact name first, so that a CPU build that pip knows of
+# (a wheel folder or an index in pip's own configuration, or in PIP_FIND_LINKS) is taken. PIP='--index-url ...' passes options on.
+$(VENV)/.torch: constraints.txt | $(VENV)/bin/python
+	@command -v nvidia-smi >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet $(PIP) "$(TORCH)"
+	@touch $@
+
+$(VENV)/.demo: $(SETUP) | $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet $(PIP) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(SETUP) | $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet $(PIP) -c constraints.txt -e ".[dev]"
+	@touch $@ $(VENV)/.demo

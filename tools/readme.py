@@ -1,0 +1,20 @@
+"README.md from nbs/index.ipynb, by nbconvert alone. `--stdout` prints it instead of writing it."
+import re, sys
+from pathlib import Path
+import nbformat
+from nbconvert import MarkdownExporter
+
+root = Path(__file__).resolve().parent.parent
+
+def readme() -> str:
+    nb = nbformat.read(root / "nbs" / "index.ipynb", as_version=4)
+    nb.cells = [c for c in nb.cells if "#| hide" not in c.source.split("\n")[0]]
+    nb.metadata["language_info"] = {"name": "python"}
+    text, _ = MarkdownExporter().from_notebook_node(nb)
+    note = "<!-- Made from nbs/index.ipynb by `make readme`: edit it there. -->\n\n"
+    text = "\n".join(line.rstrip() for line in text.strip().split("\n"))
+    return note + re.sub(r"\n{3,}", "\n\n", text) + "\n"
+
+if __name__ == "__main__":
+    if "--stdout" in sys.argv: sys.stdout.write(readme())
+    else: (root / "README.md").write_text(readme(), encoding="utf-8")
