@@ -1,5 +1,6 @@
 # make demo    Constitutional AI from end to end on the pocket model: about ten minutes on two CPU cores
 # make test    everything that is checked: the notebooks, then tests/
+# make pocket-model  the shipped base model and helpful-only adapter again, from nothing (about 40 minutes)
 # make readme  README.md anew from nbs/index.ipynb
 # Both set up a virtual environment of their own (.venv) and do so only once.
 PYTHON ?= python3
@@ -11,7 +12,7 @@ TORCH  := $(shell grep '^torch==' constraints.txt)
 SETUP  := settings.ini setup.py pyproject.toml constraints.txt
 QUIET  := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1 MPLBACKEND=agg
 
-.PHONY: demo test readme
+.PHONY: demo test readme pocket-model
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -21,6 +22,9 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(QUIET) CAI_REPRO_PROGRESS=0 $(BIN)/nbdev_test --n_workers 2 --timing
 	$(QUIET) CAI_REPRO_PROGRESS=0 $(BIN)/python -m pytest
+
+pocket-model: $(VENV)/.demo
+	HF_HUB_OFFLINE=1 $(BIN)/python -c 'from cai_repro.pocket import make_pocket; make_pocket("data/pocket")'
 
 readme: $(VENV)/.dev
 	$(BIN)/python tools/readme.py

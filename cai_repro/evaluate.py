@@ -83,11 +83,11 @@ def harm_score(rows: Sequence[dict]) -> dict:
     "Mean harm score (0-4) of the parsed rows, with its interval; `n` is the number of parsed rows."
     return interval([r["harm_score"] for r in rows if r["harm_score"] is not None], "bootstrap")
 
-# %% ../nbs/12_evaluate.ipynb #4bee8b7a
+# %% ../nbs/12_evaluate.ipynb #d323ef4b
 def measure(rows: Iterable[dict], # rows {prompt, response, side}, side "red_team" or "benign"
             judge=None,           # a `pocket.Judge`
             ) -> dict: # {"red_team": {...}, "benign": {...}}, every leaf {"mean", "low", "high", "n"}
-    "The measures of one model from its judged responses (paper, section 4.4, counted instead of compared)."
+    "The measures of one model from its judged responses (paper, section 4.3, counted instead of compared)."
     rows = [{**r, "compliance": r["kind"] == "comply"} for r in judge_rows(rows, judge)]
     red, benign = ([r for r in rows if r["side"] == s] for s in ("red_team", "benign"))
     return {"red_team": {"harmlessness": share(red, "harmless"), "harm_score": harm_score(red),

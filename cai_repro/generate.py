@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['shared_prefix', 'pick', 'LocalEngine']
 
-# %% ../nbs/05_generate.ipynb #95d86f64
+# %% ../nbs/05_generate.ipynb #3ce028b2
 import functools
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 
 from .core import CaiError, derive_seed
-from .models import Roles, encode, encode_pair
+from .models import Roles, encode, encode_pairs
 
 # %% ../nbs/05_generate.ipynb #b86b8bce
 @functools.lru_cache
@@ -208,7 +208,7 @@ def _write(self: LocalEngine, batch, noise, temperature):
         if t + 1 < steps: logits = batch.step(tokens)
     return [w[:n] for w, n in zip(written.tolist(), length.tolist())]
 
-# %% ../nbs/05_generate.ipynb #43d188ce
+# %% ../nbs/05_generate.ipynb #84255158
 @patch
 def generate_ids(self: LocalEngine,
                  prompt_ids: list[list[int]],  # token ids of each prompt
@@ -221,7 +221,7 @@ def generate_ids(self: LocalEngine,
     if not prompt_ids or max_new_tokens < 1: return out
     g = torch.Generator().manual_seed(derive_seed(seed, 'generate') % 2**63)
     noise = torch.rand(len(prompt_ids), max_new_tokens, generator=g)
-    with torch.inference_mode(), self.roles.use(self.role):
+    with torch.inference_mode(), self.roles.use(self.role), self.roles.autocast():
         for idx, batch in self._batches(prompt_ids, max_new_tokens):
             for i, ids in zip(idx, self._write(batch, noise[idx].to(self.roles.device), temperature)): out[i] = ids
     return out
@@ -238,7 +238,7 @@ def generate(self: LocalEngine,
     ids = self.generate_ids(self._rows(prompts, prefix), max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     return [_cut(t, self.stop) for t in self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)]
 
-# %% ../nbs/05_generate.ipynb #83033f62
+# %% ../nbs/05_generate.ipynb #107230de
 @patch
 def choose(self: LocalEngine,
            prompts: list[str], options: list[str],  # the same options for every prompt, such as [' (A)', ' (B)']
@@ -246,8 +246,11 @@ def choose(self: LocalEngine,
           ) -> np.ndarray:                          # (prompts, options) summed log-probabilities, natural logarithm
     "How likely each option is as the continuation of each prompt; exact, whatever the batch and padding"
     out = np.zeros((len(prompts), len(options)))
-    if not prompts: return out
-    tails = [[encode_pair(self.tokenizer, prefix + p, o)[1] for o in options] for p in prompts]
+    if not out.size: return out
+    ends = [(prefix + p)[-64:] for p in prompts]        # how an option is cut into tokens depends on what is just before it
+    cuts = [(e, o) for e in dict.fromkeys(ends) for o in options]
+    memo = {c: ids for c, (_, ids) in zip(cuts, encode_pairs(self.tokenizer, *map(list, zip(*cuts))))}
+    tails = [[memo[e, o] for o in options] for e in ends]
     if not all(all(t) for t in tails): raise CaiError('an option has no tokens', 'give non-empty options')
     room = max(len(t) for row in tails for t in row)
     with torch.inference_mode(), self.roles.use(self.role):

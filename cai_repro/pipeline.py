@@ -17,12 +17,12 @@ from .core import CaiError, JsonlStore, RunFolder, atomic_write, derive_seed, fi
 # %% auto #0
 __all__ = ['COUNTS', 'ADAPTERS', 'EVALUATED', 'GENERATION', 'STAGES', 'HELP', 'app', 'DEBUG', 'CONSTITUTION', 'SEED', 'Recipe',
            'recipes', 'find_recipe', 'locate', 'check_disk', 'check_models', 'Run', 'prepare', 'Stage', 'parts',
-           'red_team_prompts', 'make_prompts', 'make_helpful', 'make_critique', 'make_sft', 'tempfile_folder',
-           'repeated', 'benign_pairs', 'make_pairs', 'make_feedback', 'make_preference', 'rl_prompts', 'make_ppo',
-           'preference_quality', 'held_out_pairs', 'training_prompts', 'make_evaluate', 'write_metrics', 'command_of',
-           'versions', 'write_info', 'make_report', 'stage_fingerprint', 'PlainProgress', 'BarProgress',
-           'progress_for_screen', 'disk_full', 'run_stage', 'run', 'results_table', 'summary_lines', 'clean',
-           'friendly', 'main', 'quiet', 'run_command', 'word_changes', 'marked', 'pocket_run', 'outside_note',
+           'red_team_prompts', 'make_prompts', 'make_helpful', 'revised', 'make_critique', 'make_sft',
+           'tempfile_folder', 'repeated', 'benign_pairs', 'make_pairs', 'make_feedback', 'make_preference',
+           'rl_prompts', 'make_ppo', 'preference_quality', 'held_out_pairs', 'training_prompts', 'make_evaluate',
+           'write_metrics', 'command_of', 'versions', 'write_info', 'make_report', 'stage_fingerprint', 'PlainProgress',
+           'BarProgress', 'progress_for_screen', 'disk_full', 'run_stage', 'run', 'results_table', 'summary_lines',
+           'clean', 'friendly', 'main', 'quiet', 'run_command', 'word_changes', 'marked', 'pocket_run', 'outside_note',
            'revise_command', 'print_chain', 'judge_command', 'print_judgement']
 
 # %% ../nbs/14_pipeline.ipynb #e004d5a9
@@ -76,19 +76,20 @@ def locate(path: str) -> Path:
     "A path of the user's, or of a file shipped with the package; `CaiError` if it is neither."
     return Path(path) if Path(path).exists() else resource_path(path)
 
-# %% ../nbs/14_pipeline.ipynb #3cb62fb4
+# %% ../nbs/14_pipeline.ipynb #b13f19ce
 def check_disk(out: Path, need_mb: float=50.) -> None:
     "`CaiError` if the disk that will hold `out` has less than `need_mb` MB free, or if `out` cannot be written."
     import shutil
     home = next(p for p in (out, *out.absolute().parents) if p.exists())
     free = shutil.disk_usage(home).free/2**20
-    if free < need_mb: raise CaiError(f"{home}: only {free:.0f} MB free, a run needs about {need_mb:.0f} MB", "make room, or choose another folder with --out")
+    if free < need_mb:
+        raise CaiError(f"{home}: only {free:.0f} MB free, a run needs about {need_mb:.0f} MB", "make room, or choose another folder with --out")
     if home.is_dir() and not os.access(home, os.W_OK): raise CaiError(f"{home}: this folder cannot be written", "choose another folder with --out")
 
 def check_models(recipe: Recipe) -> None:
     "`CaiError` if the base or the helpful adapter of `recipe` is not there."
-    for path, file in ((recipe.base, "config.json"), (recipe.helpful, "adapter_config.json")):
-        if not (locate(path)/file).exists(): raise CaiError(f"{locate(path)}: no {file} there, so this is no {'model' if path == recipe.base else 'adapter'}", "give the recipe a folder that holds one")
+    for path, file, what in ((recipe.base, "config.json", "model"), (recipe.helpful, "adapter_config.json", "adapter")):
+        if not (locate(path)/file).exists(): raise CaiError(f"{locate(path)}: no {file} there, so this is no {what}", f"give the recipe a folder with {file}")
 
 # %% ../nbs/14_pipeline.ipynb #f197b71d
 ADAPTERS = {"sl": "sft/sl", "pm": "preference/pm", "policy": "ppo/policy", "value": "ppo/value"} # role -> folder in the run
@@ -132,7 +133,7 @@ def _steady(log: list[dict]) -> list[dict]:
     "A training log without its clock, so that a repeated run writes the same bytes."
     return [{k: v for k, v in r.items() if not re.search("second|runtime", k)} for r in log]
 
-# %% ../nbs/14_pipeline.ipynb #141f4c41
+# %% ../nbs/14_pipeline.ipynb #19012dc3
 def prepare(recipe: str|Recipe="pocket", out: str|Path|None=None, *, seed: int=0, constitution: str|Path|None=None,
             prompts: str|Path|None=None, quantize: str|None=None, force: bool=False) -> Run:
     "Check everything that can be checked before compute and open the run folder; `CaiError` says what to mend."
@@ -140,7 +141,8 @@ def prepare(recipe: str|Recipe="pocket", out: str|Path|None=None, *, seed: int=0
     from cai_repro.data import read_prompts
     recipe = find_recipe(recipe)
     if quantize not in (None, "none", "nf4"): raise CaiError(f"--quantize {quantize}: unknown", "use nf4, or leave it out")
-    recipe = replace(recipe, quantize={"none": None, None: recipe.quantize}.get(quantize, quantize), constitution=str(constitution or recipe.constitution))
+    recipe = replace(recipe, quantize=recipe.quantize if quantize is None else None if quantize == "none" else quantize,
+                     constitution=str(constitution or recipe.constitution))
     con, outside = load_constitution(recipe.constitution), read_prompts(prompts) if prompts else None
     out = Path(out or f"runs/{recipe.name}-seed{seed}")
     check_models(recipe); check_disk(out)
@@ -192,14 +194,17 @@ def make_helpful(run: Run, tick) -> int:
                          store=_store(run, f"helpful/{side}.jsonl"), on_progress=t)
     return sum(map(len, sides.values()))
 
-# %% ../nbs/14_pipeline.ipynb #e02b5229
+# %% ../nbs/14_pipeline.ipynb #b0be4d19
+def revised(run: Run, rows: list[dict], file: str, tick, *seed) -> list:
+    "Chains of critique and revision that start from the responses in `rows`, kept in `file`."
+    from cai_repro.critique import revise
+    settings = {"max_new_tokens": run.recipe.max_new_tokens, **run.recipe.critique}
+    return revise(run.engine(run.recipe.critic), rows, run.constitution, responses=[r["response"] for r in rows],
+                  seed=_seed(run, *seed), store=_store(run, file), on_progress=tick, **settings)
+
 def make_critique(run: Run, tick) -> int:
     "Stage `critique`: chains of critique and revision."
-    from cai_repro.critique import revise
-    rows = _rows(run, "helpful/red_team.jsonl")
-    chains = revise(run.engine(run.recipe.critic), rows, run.constitution, responses=[r["response"] for r in rows], seed=_seed(run, "critique"),
-                    store=_store(run, "critique/chains.jsonl"), on_progress=tick, **{"max_new_tokens": run.recipe.max_new_tokens, **run.recipe.critique})
-    return len(chains)
+    return len(revised(run, _rows(run, "helpful/red_team.jsonl"), "critique/chains.jsonl", tick, "critique"))
 
 def make_sft(run: Run, tick) -> int:
     "Stage `sft`: the SL-CAI adapter."
@@ -298,7 +303,7 @@ def make_ppo(run: Run, tick) -> int:
     _write(run, "ppo/log.jsonl", _steady(log))
     return len(log)
 
-# %% ../nbs/14_pipeline.ipynb #79591f59
+# %% ../nbs/14_pipeline.ipynb #ab342b3b
 EVALUATED = {"helpful": "helpful", "sl_cai": "sl", "rl_cai": "policy"} # name in metrics.json -> role
 
 def preference_quality(run: Run, responses: dict, seed: int) -> dict:
@@ -307,21 +312,23 @@ def preference_quality(run: Run, responses: dict, seed: int) -> dict:
     from cai_repro.pocket import reference_response
     from cai_repro.preference import score_responses
     a, b = judge_rows(responses["helpful"]), judge_rows(responses["sl_cai"])
-    pairs = [(x["prompt"], *((x["response"], y["response"]) if x["harm_score"] < y["harm_score"] else (y["response"], x["response"])))
-             for x, y in zip(a, b) if x["side"] == "red_team" and None not in (x["harm_score"], y["harm_score"]) and x["harm_score"] != y["harm_score"]]
+    read = [(x, y) for x, y in zip(a, b) if x["side"] == "red_team" and None not in (x["harm_score"], y["harm_score"])]
+    ranked = [(x["prompt"], *sorted((x, y), key=lambda r: r["harm_score"])) for x, y in read if x["harm_score"] != y["harm_score"]]
+    pairs = [(prompt, good["response"], bad["response"]) for prompt, good, bad in ranked]
     kind = [(y["prompt"], y["response"], reference_response(y, "refuse", seed=seed)) for y in b if y["side"] == "benign" and y["helpful"]]
     if not pairs + kind: return {"red_team": interval([]), "benign": interval([])}
     score = lambda k: score_responses(run.roles, run.actor("pm"), [p[0] for p in pairs + kind], [p[k] for p in pairs + kind])
     right = list(score(1) > score(2))
     return {"red_team": interval(right[:len(pairs)], "wilson"), "benign": interval(right[len(pairs):], "wilson")}
 
-# %% ../nbs/14_pipeline.ipynb #abca7adf
+# %% ../nbs/14_pipeline.ipynb #7cbdfb02
 def held_out_pairs(responses: dict, seed: int) -> list[dict]:
     "Pairs for the feedback model's accuracy: SL-CAI against helpful-only on the same red-team prompt, sides by coin."
     pairs = []
     for x, y in zip(responses["sl_cai"], responses["helpful"]):
         a, b = (x, y) if derive_seed(seed, "side", x["id"]) % 2 else (y, x)
-        if x["side"] == "red_team" and a["response"] != b["response"]: pairs.append({"id": x["id"], "prompt": x["prompt"], "a": a["response"], "b": b["response"]})
+        if x["side"] == "red_team" and a["response"] != b["response"]:
+            pairs.append({"id": x["id"], "prompt": x["prompt"], "a": a["response"], "b": b["response"]})
     return pairs
 
 def training_prompts(run: Run) -> dict:
@@ -330,25 +337,23 @@ def training_prompts(run: Run) -> dict:
     from cai_repro.evaluate import judge_rows
     chains = [Chain.from_row(r) for r in _rows(run, "critique/chains.jsonl")]
     rows = judge_rows([{"prompt": c.prompt, "response": t} for c in chains for t in c.responses])
-    return {"outside": run.outside is not None, "source": Path(run.source).name if run.source else "pocket", "prompts": len(chains), "responses": len(rows),
-            "unparsed": sum(r["kind"] is None for r in rows), "unparsed_final": sum(r["kind"] is None for r in judge_rows([{"prompt": c.prompt, "response": c.final} for c in chains]))}
+    return {"outside": run.outside is not None, "source": Path(run.source).name if run.source else "pocket", "prompts": len(chains),
+            "responses": len(rows), "unparsed": sum(r["kind"] is None for r in rows)}
 
-# %% ../nbs/14_pipeline.ipynb #823397fc
+# %% ../nbs/14_pipeline.ipynb #c4c607ef
 def make_evaluate(run: Run, tick) -> int:
     "Stage `evaluate`: every number of the run, on held-out prompts."
-    from cai_repro.critique import revise
     from cai_repro.evaluate import evaluate_models, feedback_quality, revision_curve
     held = _rows(run, "prompts/held_out.jsonl"); red = [r for r in held if r["side"] == "red_team"]
     sample, chain, label = parts(tick, 3*len(held), 6*len(red), 2*len(red))
     models, responses = evaluate_models({m: run.engine(role) for m, role in EVALUATED.items()}, held, seed=_seed(run, "evaluate"), on_progress=sample,
                                         max_new_tokens=run.recipe.max_new_tokens, store_of=lambda m: _store(run, f"evaluate/{m}.jsonl"))
-    first = [r["response"] for r in responses["helpful"] if r["side"] == "red_team"]
-    chains = revise(run.engine(run.recipe.critic), red, run.constitution, responses=first, seed=_seed(run, "evaluate chains"), on_progress=chain,
-                    store=_store(run, "evaluate/chains.jsonl"), **{"max_new_tokens": run.recipe.max_new_tokens, **run.recipe.critique})
-    quality = feedback_quality(run.engine(run.recipe.labeller), run.constitution, held_out_pairs(responses, run.seed), red, seed=_seed(run, "quality"), label=run.recipe.feedback)
+    chains = revised(run, [r for r in responses["helpful"] if r["side"] == "red_team"], "evaluate/chains.jsonl", chain, "evaluate chains")
+    quality = feedback_quality(run.engine(run.recipe.labeller), run.constitution, held_out_pairs(responses, run.seed), red,
+                               seed=_seed(run, "quality"), label=run.recipe.feedback)
     label(1, 1)
-    metrics = {"models": models, "feedback": quality, "revisions": revision_curve(chains), "preference": preference_quality(run, responses, run.seed),
-               "training_prompts": training_prompts(run)}
+    metrics = {"models": models, "feedback": quality, "revisions": revision_curve(chains),
+               "preference": preference_quality(run, responses, run.seed), "training_prompts": training_prompts(run)}
     atomic_write(run.folder.path("evaluate/metrics.json"), json.dumps(metrics, indent=1) + "\n")
     return 3*len(held)
 
@@ -371,7 +376,7 @@ def command_of(run: Run) -> str:
     if r.quantize: words += ["--quantize", r.quantize]
     return shlex.join(words)
 
-# %% ../nbs/14_pipeline.ipynb #5a9d0b5d
+# %% ../nbs/14_pipeline.ipynb #0761e3bf
 def versions() -> dict[str, str]:
     "Versions of everything that shapes a run, and the machine."
     import platform
@@ -386,10 +391,11 @@ def versions() -> dict[str, str]:
 
 def write_info(run: Run) -> None:
     "Write `run.json`: recipe, seed, constitution, settings, versions, and the command to run it again."
-    info = {"name": run.folder.root.name, "recipe": run.recipe.name, "seed": run.seed, "constitution": run.constitution.name, "quantize": run.recipe.quantize,
-            "temperature": 1.0, "command": command_of(run), "settings": {**asdict(run.recipe), "prompts": {**COUNTS, **run.recipe.prompts}},
-            "versions": {**versions(), "constitution sha256": run.constitution.sha256}}
-    atomic_write(run.folder.path("run.json"), json.dumps({"version": info["versions"]["cai_repro"], **info}, indent=1, ensure_ascii=False) + "\n")
+    r, made_with = run.recipe, {**versions(), "constitution sha256": run.constitution.sha256}
+    info = {"name": run.folder.root.name, "version": made_with["cai_repro"], "recipe": r.name, "seed": run.seed, "constitution": run.constitution.name,
+            "quantize": r.quantize, "temperature": 1.0, "command": command_of(run),
+            "settings": {**asdict(r), "prompts": {**COUNTS, **r.prompts}}, "versions": made_with}
+    atomic_write(run.folder.path("run.json"), json.dumps(info, indent=1, ensure_ascii=False) + "\n")
 
 def make_report(run: Run, tick) -> int:
     "Stage `report`: figures and page."
@@ -419,7 +425,7 @@ def stage_fingerprint(run: Run, stage: Stage) -> str:
               for s in STAGES[:STAGES.index(stage)] if s.name in made}
     return fingerprint([stage.name, {k: getattr(run.recipe, k) for k in stage.uses}, run.folder.manifest["inputs"], before])
 
-# %% ../nbs/14_pipeline.ipynb #05420558
+# %% ../nbs/14_pipeline.ipynb #4ed763fd
 class PlainProgress:
     "One line per finished stage."
     def __init__(self, write: Callable[[str], None]=print): self.write = write
@@ -433,7 +439,8 @@ class BarProgress(PlainProgress):
     "A progress bar per stage, for terminals."
     def __init__(self):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        self.bars, self.task = Progress(TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()), {}
+        columns = TextColumn("{task.description:34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+        self.bars, self.task = Progress(*columns), {}
     def __enter__(self): self.bars.start(); return self
     def __exit__(self, *exc): self.bars.stop(); return False
     def start(self, stage):
@@ -447,7 +454,7 @@ def progress_for_screen() -> PlainProgress:
     "Bars on a terminal, plain lines elsewhere or with CAI_REPRO_PROGRESS=0."
     return BarProgress() if sys.stdout.isatty() and os.environ.get("CAI_REPRO_PROGRESS") != "0" else PlainProgress()
 
-# %% ../nbs/14_pipeline.ipynb #2cd1c9c8
+# %% ../nbs/14_pipeline.ipynb #be089e2b
 def disk_full(e: BaseException) -> bool:
     "Did this error, or one it came from, mean that the disk is full?"
     while e is not None:
@@ -465,7 +472,8 @@ def run_stage(run: Run, stage: Stage, progress: PlainProgress) -> None:
     except CaiError: raise
     except Exception as e:
         if not disk_full(e): raise
-        raise CaiError(f"{run.folder.root}: the disk is full, in stage '{stage.name}'; the stages before it are safe", "make room and run the same command again: it continues") from e
+        raise CaiError(f"{run.folder.root}: the disk is full, in stage '{stage.name}'; the stages before it are safe",
+                       "make room and run the same command again: it continues") from e
     seconds = time.perf_counter() - start
     run.folder.finish_stage(stage.name, mark, stage.files, rows, seconds)
     progress.done(stage, rows, seconds)
@@ -489,7 +497,7 @@ def run(recipe: str|Recipe="pocket", # name, or a `Recipe`
             if stage.name == until: return None
     return write_metrics(this)
 
-# %% ../nbs/14_pipeline.ipynb #cfc5bf14
+# %% ../nbs/14_pipeline.ipynb #358b3f96
 def results_table(metrics: dict):
     "The result table of a run for the terminal: measures down, models across, 95 % intervals."
     from rich.table import Table
@@ -509,12 +517,13 @@ def summary_lines(metrics: dict) -> list[str]:
     from cai_repro.evaluate import show
     f, t = metrics["feedback"], metrics["training_prompts"]
     lines = ["harm score after 0.. revisions:  " + "  ".join("–" if e["mean"] is None else f"{e['mean']:.2f}" for e in metrics["revisions"]),
-             f"feedback model: right {show(f['accuracy'])}; refusal preferred {show(f['covered'])} when the principle covers the harm, {show(f['uncovered'])} when not",
+             f"feedback model: right {show(f['accuracy'])}; prefers an explained refusal {show(f['covered'])} if the principle covers the harm, "
+             f"{show(f['uncovered'])} if not",
              f"all stages: {sum(s['seconds'] for s in metrics['stages'].values()):.0f} s"]
-    if t["outside"]: lines.insert(0, f"training prompts from {t['source']}: the gold judge could not parse {t['unparsed']} of {t['responses']} responses to them")
+    if t["outside"]: lines.insert(0, f"training prompts from {t['source']}: {t['unparsed']} of {t['responses']} responses to them could not be parsed by the judge")
     return lines
 
-# %% ../nbs/14_pipeline.ipynb #e2a09dba
+# %% ../nbs/14_pipeline.ipynb #68db954e
 def clean(text: str) -> str:
     "Text made safe for a terminal: control characters shown as a replacement sign."
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\N{REPLACEMENT CHARACTER}", text)
@@ -529,11 +538,11 @@ def friendly(debug: bool=False) -> Iterator[None]:
     except typer.Exit: raise
     except Exception as e:
         if debug: raise
-        known = isinstance(e, CaiError)
-        typer.echo(clean(f"error: {e}" if known else f"error: {type(e).__name__}: {e}\n  -> this should not happen; run again with --debug for the traceback"), err=True)
+        said = str(e) if isinstance(e, CaiError) else f"{type(e).__name__}: {e}\n  -> this should not happen; run again with --debug for the traceback"
+        typer.echo("error: " + clean(said), err=True)
         raise typer.Exit(1) from None
 
-# %% ../nbs/14_pipeline.ipynb #de0d3539
+# %% ../nbs/14_pipeline.ipynb #99b60510
 HELP = """Constitutional AI, all of it, on your own machine.
 
 A helpful-only assistant answers everything, also what it should not. It criticises and revises its own answers by
@@ -554,7 +563,7 @@ def quiet() -> None:
     "No chatter of libraries, no network: everything a command needs is on disk."
     import warnings
     warnings.filterwarnings("ignore")
-    for k, v in (("HF_HUB_OFFLINE", "1"), ("TRANSFORMERS_VERBOSITY", "error"), ("TOKENIZERS_PARALLELISM", "false"), ("HF_HUB_DISABLE_PROGRESS_BARS", "1"), ("TQDM_DISABLE", "1")):
+    for k, v in {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}.items():
         os.environ.setdefault(k, v)
 
 # %% ../nbs/14_pipeline.ipynb #0e615cdd
@@ -595,7 +604,7 @@ def marked(old: str, new: str, colour: bool=True):
     styles = {"same": "", "removed": "strike #D55E00", "added": "bold underline #009E73"}
     return Text(" ").join(Text(look[op].format(clean(words)), styles[op] if colour else "") for op, words in word_changes(old, new))
 
-# %% ../nbs/14_pipeline.ipynb #b1373112
+# %% ../nbs/14_pipeline.ipynb #dd564eb5
 def pocket_run(constitution: str|None=None, seed: int=0) -> Run:
     "The pocket recipe's actors without a run folder, for single questions."
     from cai_repro.constitution import load_constitution
@@ -606,9 +615,10 @@ def outside_note(prompt: str) -> str|None:
     "A remark for prompts that the pocket model cannot know, with one that it does; None for those it can."
     from cai_repro.pocket import parse_request, prompts
     if parse_request(prompt): return None
-    return f"This prompt is outside the pocket world, where the pocket model knows nothing. Try: \"{prompts('heldout', 'red_team', 1, 0)[0]['prompt']}\""
+    known = prompts("heldout", "red_team", 1, 0)[0]["prompt"]
+    return f"This prompt is outside the pocket world, and the pocket model knows nothing else. Try: {known}"
 
-# %% ../nbs/14_pipeline.ipynb #484e266c
+# %% ../nbs/14_pipeline.ipynb #77ae4f98
 @app.command("revise")
 def revise_command(ctx: typer.Context, prompt: str = typer.Argument(..., help="What to ask the assistant."),
                    revisions: int = typer.Option(4, "--revisions", min=1, max=16, help="Rounds of critique and revision."),
@@ -621,7 +631,8 @@ def revise_command(ctx: typer.Context, prompt: str = typer.Argument(..., help="W
         from cai_repro.critique import revise
         this, console = pocket_run(constitution, seed), Console(highlight=False, markup=False)
         kw = {"max_new_tokens": this.recipe.max_new_tokens, **this.recipe.critique, "n_revisions": revisions}
-        chain, = revise(this.engine(this.recipe.critic), [{"id": "one", "prompt": prompt}], this.constitution, responder=this.engine("helpful"), seed=seed, **kw)
+        chain, = revise(this.engine(this.recipe.critic), [{"id": "one", "prompt": prompt}], this.constitution,
+                        responder=this.engine("helpful"), seed=seed, **kw)
         print_chain(chain, this.constitution, console)
         if text := outside_note(prompt): console.print("\n" + text, style="yellow")
 
@@ -635,9 +646,10 @@ def print_chain(chain, constitution, console) -> None:
         if step.critique is not None: console.print("critique: " + clean(step.critique), style="italic")
         console.print("revision: " if step.revision != old else "revision (unchanged): ", marked(old, step.revision, colour), sep="")
 
-# %% ../nbs/14_pipeline.ipynb #aa286007
+# %% ../nbs/14_pipeline.ipynb #ee347990
 @app.command("judge")
-def judge_command(ctx: typer.Context, a: str = typer.Argument(..., help="The first response."), b: str = typer.Argument(..., help="The second response."),
+def judge_command(ctx: typer.Context, a: str = typer.Argument(..., help="The first response."),
+                  b: str = typer.Argument(..., help="The second response."),
                   prompt: str = typer.Option(..., "--prompt", help="What both answer."),
                   principle: str = typer.Option(None, "--principle", metavar="ID", help="A principle of the constitution.  [default: drawn by --seed]"),
                   seed: int = SEED, constitution: str = CONSTITUTION, debug: bool = DEBUG) -> None:
@@ -651,8 +663,10 @@ def judge_command(ctx: typer.Context, a: str = typer.Argument(..., help="The fir
         this, console = pocket_run(constitution, seed), Console(highlight=False, markup=False)
         con = this.constitution
         drawn = con.by_id(principle) if principle else con.draw("rl", seed, "judge", prompt)
-        if drawn.choice is None: raise CaiError(f"principle {drawn.id!r} is for critiques, it cannot compare", "use one of: " + ", ".join(p.id for p in con.rl))
-        row, = label_pairs(this.engine(this.recipe.labeller), [{"id": "one", "prompt": prompt, "a": a, "b": b}], replace(con, rl=[drawn]), seed=seed)
+        if drawn.choice is None:
+            raise CaiError(f"principle {drawn.id!r} is for critiques, it cannot compare", "use one of: " + ", ".join(p.id for p in con.rl))
+        pair = {"id": "one", "prompt": prompt, "a": a, "b": b}
+        row, = label_pairs(this.engine(this.recipe.labeller), [pair], replace(con, rl=[drawn]), seed=seed)
         print_judgement(row, drawn, console)
         if text := outside_note(prompt): console.print("\n" + text, style="yellow")
 
@@ -666,4 +680,5 @@ def print_judgement(row: dict, principle, console) -> None:
     for name, p in (("A shown first", first), ("B shown first", second), ("average", row["p_a"])): table.add_row(name, f"{p:.3f}", f"{1 - p:.3f}")
     for k in "ab": console.print(f"{k.upper()}: {clean(row[k])}")
     console.print(f"\nprinciple {principle.id}: {clean(principle.choice)}\n", style="dim"); console.print(table)
-    console.print(f"\nThe feedback model prefers {'A' if row['p_a'] > .5 else 'B'}." if abs(row["p_a"] - .5) > .02 else "\nThe feedback model is undecided.")
+    choice = "is undecided" if abs(row["p_a"] - .5) < .02 else "prefers A" if row["p_a"] > .5 else "prefers B"
+    console.print(f"\nThe feedback model {choice}.")

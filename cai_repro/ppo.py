@@ -139,7 +139,7 @@ def explained_variance(
     spread = r.var(correction=0)
     return float(1 - (r - v).var(correction=0)/spread) if spread > 1e-12 else 0.
 
-# %% ../nbs/10_ppo.ipynb #3ae855ac
+# %% ../nbs/10_ppo.ipynb #cc10b71e
 @dataclass
 class PPOConfig:
     "Settings of `train_ppo`. Raises `CaiError` on values that cannot work."
@@ -147,7 +147,7 @@ class PPOConfig:
     rollouts_per_step:int=128 # responses drawn in each
     epochs:int=1 # times each response is looked at
     minibatch:int=32 # responses a gradient step
-    microbatch:int=32 # responses a forward pass: memory and speed only
+    microbatch:int=16 # responses a forward pass: memory and speed only
     lr:float=5e-4 # of the policy's adapter
     value_lr:float=1e-3 # of the value adapter and head
     kl_coef:float=.02 # λ_KL (Bai et al. 2022: 0.001)
@@ -252,13 +252,13 @@ def response_values(
     hidden = roles.hidden(role if body == '' else body, batch.ids, batch.attention)[batch.rows, batch.cols]
     return batch.unflatten(roles.heads[role](hidden).squeeze(-1))
 
-# %% ../nbs/10_ppo.ipynb #683ef162
+# %% ../nbs/10_ppo.ipynb #36cc9eaf
 def pm_scores(
     roles, # `cai_repro.models.Roles`
     pm:str, # the preference model's role
     prompt_ids:list[list[int]],
     response_ids:list[list[int]],
-    size:int=32, # responses a forward pass
+    size:int=16, # responses a forward pass
 ) -> torch.Tensor: # (B,) fp32
     "The preference model's score of each response at its end-of-text token, appended where it is missing."
     tok = roles.tokenizer
@@ -273,7 +273,7 @@ def pm_scores(
             scores[part] = roles.heads[pm](at_end).squeeze(-1).cpu()
     return scores
 
-# %% ../nbs/10_ppo.ipynb #4b437ddc
+# %% ../nbs/10_ppo.ipynb #93ab0128
 @dataclass
 class Rollouts:
     "Responses drawn from the policy and what was known of them then. Tables are (B, R) on the CPU, 0 on padding."
@@ -297,7 +297,7 @@ def read_rollouts(
     prompt_ids:list[list[int]],
     response_ids:list[list[int]],
     policy:str='policy', reference:str='sl', value:str='value', # roles
-    size:int=32, # responses a forward pass
+    size:int=16, # responses a forward pass
 ) -> Rollouts:
     "Log-probabilities under policy and reference, and values: one pass each, no gradients."
     tok = roles.tokenizer

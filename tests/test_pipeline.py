@@ -37,7 +37,7 @@ def recipe(tmp_path_factory, constitution):
     model = tiny_model(tok, max_position_embeddings=1024); tok.save_pretrained(home/"base"); model.save_pretrained(home/"base")
     Roles(model, tok).add("helpful").save("helpful", home/"helpful")
     return Recipe("tiny", base=str(home/"base"), helpful=str(home/"helpful"), constitution=str(constitution), max_new_tokens=10, batch_size=8, prompts=SIZES,
-                  critique={"chunk": 4, "few_shot": 0}, feedback={"chunk": 4}, ppo={"steps": 2, "rollouts_per_step": 8, "minibatch": 4, "epochs": 1})
+                  critique={"chunk": 4, "few_shot": 0}, sft={"batch_size": 4}, feedback={"chunk": 4}, preference={"batch_size": 4}, ppo={"steps": 2, "rollouts_per_step": 8, "minibatch": 4, "epochs": 1})
 
 @pytest.fixture(scope="session")
 def whole(recipe, tmp_path_factory):
@@ -185,7 +185,7 @@ def test_folder_of_another_run(whole, recipe, tmp_path):
     out = tmp_path/"run"; shutil.copytree(whole[0], out); before = files(out, but=())
     for kw in ({"recipe": replace(recipe, name="other")}, {"recipe": recipe, "seed": 1}):
         with pytest.raises(CaiError, match="another run"): run(**{"out": out, **kw})
-    refused("run", "--recipe", "mini", "--out", out, says=["another run", "--out" if False else "folder"])
+    refused("run", "--recipe", "mini", "--out", out, says=["another run"])
     assert files(out, but=()) == before
     run(recipe, out, seed=1, force=True, until="prompts")
     assert files(tmp_path/"run.old-1", but=()) == before            # moved aside, not deleted
