@@ -16,18 +16,19 @@ from fastcore.basics import patch
 from .core import CaiError, derive_seed
 from .models import Roles, encode, encode_pairs
 
-# %% ../nbs/05_generate.ipynb #b86b8bce
+# %% ../nbs/05_generate.ipynb #9f2a234f
 @functools.lru_cache
 def _slab_class():
     from transformers.cache_utils import DynamicLayer
     class Slab(DynamicLayer):
         "One layer of key/value memory of fixed capacity: (batch, heads, capacity, head size)"
-        def __init__(self, batch, capacity):
+        def __init__(self, batch, capacity, dtype=None):
             super().__init__()
-            self.batch, self.capacity, self.length, self.rows = batch, capacity, 0, slice(0, batch)
+            self.batch, self.capacity, self.want, self.length, self.rows = batch, capacity, dtype, 0, slice(0, batch)
         def lazy_initialization(self, k, v):
-            room = lambda x: x.new_empty(self.batch, x.shape[1], self.capacity, x.shape[3])
-            self.keys, self.values, self.dtype, self.device = room(k), room(v), k.dtype, k.device
+            room = lambda x: x.new_empty(self.batch, x.shape[1], self.capacity, x.shape[3], dtype=self.want or x.dtype)
+            self.keys, self.values, self.device = room(k), room(v), k.device
+            self.dtype = self.keys.dtype
             self.is_initialized = True
         def update(self, k, v, *args, **kwargs):
             if not self.is_initialized: self.lazy_initialization(k, v)
@@ -39,15 +40,15 @@ def _slab_class():
         def get_mask_sizes(self, query_length): return self.length + int(query_length), 0
     return Slab
 
-# %% ../nbs/05_generate.ipynb #7f494df7
-def _new_cache(config, batch, capacity):
+# %% ../nbs/05_generate.ipynb #8aeb81e3
+def _new_cache(config, batch, capacity, dtype=None):
     "An empty cache of `Slab` layers for a model of this config"
     from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
     layers = DynamicCache(config=config).layers
     if layers and not all(isinstance(l, DynamicLayer) for l in layers):
         raise CaiError(f'{config.model_type} is not a plain attention model', 'choose a base whose layers all use attention')
     n = len(layers) or config.get_text_config().num_hidden_layers
-    return Cache(layers=[_slab_class()(batch, capacity) for _ in range(n)])
+    return Cache(layers=[_slab_class()(batch, capacity, dtype) for _ in range(n)])
 
 def _slides(config):
     "Does some layer see only a sliding window of the past? Then no padding may lie between a shared prefix and the rest"
@@ -66,16 +67,16 @@ def shared_prefix(rows: list[list[int]]) -> int:
     n = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
     return min(n, min(map(len, rows)) - 1)
 
-# %% ../nbs/05_generate.ipynb #44f53faf
+# %% ../nbs/05_generate.ipynb #e71287bc
 class _Batch:
     "A batch in the middle of being read or written: its cache, mask and next positions"
-    def __init__(self, base, suffixes, prefix=(), room=0, pad=0):
+    def __init__(self, base, suffixes, prefix=(), room=0, pad=0, dtype=None):
         self.base, dev = base, base.get_input_embeddings().weight.device
         B, P, T = len(suffixes), len(prefix), max(map(len, suffixes))
         self.ids = torch.tensor([[pad] * (T - len(s)) + s for s in suffixes], device=dev)
         self.mask = torch.ones(B, P + T + room, dtype=torch.long, device=dev)
         for i, s in enumerate(suffixes): self.mask[i, P:P + T - len(s)] = 0
-        self.cache, self.size, self.length = _new_cache(base.config, B, P + T + room), B, P + T
+        self.cache, self.size, self.length = _new_cache(base.config, B, P + T + room, dtype), B, P + T
         self.pos = torch.tensor([P + len(s) for s in suffixes], device=dev)  # position of the next new token
         if P: self._read_prefix(torch.tensor([list(prefix)], device=dev))
 
@@ -147,7 +148,7 @@ def _cut(text, stop):
     "The text before the first stop string, without white space at its ends"
     return text[:min([i for s in stop if (i := text.find(s)) >= 0], default=len(text))].strip()
 
-# %% ../nbs/05_generate.ipynb #cb8ab89a
+# %% ../nbs/05_generate.ipynb #383194d3
 class LocalEngine:
     "Generates and scores text as one role of a `Roles` (None: the raw base)"
     def __init__(self,
@@ -173,11 +174,12 @@ class LocalEngine:
         P = shared_prefix(rows)
         if P < 8 or _slides(self.roles.base.config): P = 0
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        dtype = self.roles.base.dtype if self.roles.half else None      # under autocast the memory keeps the base's format
         for i in range(0, len(order), self.batch_size):
             idx = order[i:i + self.batch_size]
-            yield idx, _Batch(self.roles.base, [rows[j][P:] for j in idx], rows[idx[0]][:P], room, self.tokenizer.pad_token_id)
+            yield idx, _Batch(self.roles.base, [rows[j][P:] for j in idx], rows[idx[0]][:P], room, self.tokenizer.pad_token_id, dtype)
 
-# %% ../nbs/05_generate.ipynb #156f15b9
+# %% ../nbs/05_generate.ipynb #ba2ec127
 @patch
 def _ended(self: LocalEngine, tokens, written, t):
     "Which rows ended with these tokens: (B,) bool. `written` (B, steps) holds all new tokens so far"
@@ -197,7 +199,8 @@ def _write(self: LocalEngine, batch, noise, temperature):
     B, steps = noise.shape
     written = torch.full((B, steps), self.tokenizer.pad_token_id, device=noise.device)
     slots, length = torch.arange(B, device=noise.device), torch.zeros(B, dtype=torch.long, device=noise.device)
-    done, logits = torch.zeros(B, dtype=torch.bool, device=noise.device), batch.read(self.prefill_budget)
+    done = torch.zeros(B, dtype=torch.bool, device=noise.device)
+    with self.roles.autocast(): logits = batch.read(self.prefill_budget)   # steps are too small to gain from half precision
     for t in range(steps):
         tokens = pick(logits, noise[slots, t], temperature)
         written[slots[~done], t] = tokens[~done]; length[slots[~done]] = t + 1
@@ -208,7 +211,7 @@ def _write(self: LocalEngine, batch, noise, temperature):
         if t + 1 < steps: logits = batch.step(tokens)
     return [w[:n] for w, n in zip(written.tolist(), length.tolist())]
 
-# %% ../nbs/05_generate.ipynb #84255158
+# %% ../nbs/05_generate.ipynb #43d188ce
 @patch
 def generate_ids(self: LocalEngine,
                  prompt_ids: list[list[int]],  # token ids of each prompt
@@ -221,7 +224,7 @@ def generate_ids(self: LocalEngine,
     if not prompt_ids or max_new_tokens < 1: return out
     g = torch.Generator().manual_seed(derive_seed(seed, 'generate') % 2**63)
     noise = torch.rand(len(prompt_ids), max_new_tokens, generator=g)
-    with torch.inference_mode(), self.roles.use(self.role), self.roles.autocast():
+    with torch.inference_mode(), self.roles.use(self.role):
         for idx, batch in self._batches(prompt_ids, max_new_tokens):
             for i, ids in zip(idx, self._write(batch, noise[idx].to(self.roles.device), temperature)): out[i] = ids
     return out

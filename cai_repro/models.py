@@ -145,12 +145,12 @@ class ScalarHead(nn.Linear):
     def forward(self, x):
         with torch.autocast(x.device.type, enabled=False): return F.linear(x.float(), self.weight.float())
 
-# %% ../nbs/04_models.ipynb #617a3dbf
+# %% ../nbs/04_models.ipynb #aa88e8b7
 class Roles:
     "One frozen base model with a LoRA adapter, and if wanted a scalar head, for each named role"
     def __init__(self,
                  model, tokenizer,    # from `load_base`
-                 half: bool = False,  # sample and train with bfloat16 arithmetic (see `autocast`)
+                 half: bool = False,  # read prompts and train with bfloat16 arithmetic (see `autocast`)
                 ):
         self.base, self.model, self.tokenizer, self.half = model, model, tokenizer, half  # `model` becomes a PeftModel with the first role
         self.heads, self.active, self._open, self._lora = nn.ModuleDict(), None, set(), {}

@@ -263,33 +263,31 @@ class Annotator:
         if x == y: return float(rng.random() < .5)
         return float((x > y) != (rng.random() < self.noise))
 
-# %% ../nbs/03_pocket.ipynb #35182a2d
+# %% ../nbs/03_pocket.ipynb #eb6bb5ad
 @dataclass(frozen=True)
 class Topic:
-    "What a principle is about: issues, and the phrase that names each."
+    "What a principle is about: issues, and how it names them."
     issues: tuple[str, ...]
-    phrases: tuple[str, ...]
+    general: bool = False # "anything harmful" instead of a list
 
     @property
     def listing(self) -> str: # "a", "a or b", "a, b, or c"
-        p = self.phrases
+        if self.general: return world().raw["general"]
+        p = [world().raw["issues"][i] for i in self.issues]
         return p[0] if len(p) == 1 else f"{p[0]} or {p[1]}" if len(p) == 2 else ", ".join(p[:-1]) + f", or {p[-1]}"
-    def phrase(self, issue:str) -> str:
-        if issue in self.issues and len(self.phrases) == len(self.issues): return self.phrases[self.issues.index(issue)]
-        return world().raw["issues"][issue][0]
 
 SHORT, LONG = (1, 1, 1, 2, 2, 3), (1, 2, 3, 3, 4, 4, 5, 5, 6) # how many issues a principle names: at first, later
 
 def draw_topic(rng:random.Random, must:tuple=(), avoid:set=frozenset(), sizes:tuple=LONG) -> Topic:
-    "A random principle's topic: a few issues in random order, now and then everything at once."
+    "A random principle's topic: a few issues in random order, now and then everything at once (at first, often)."
     w = world()
-    if not avoid and rng.random() < .06: return Topic(w.harms + w.flaws, (rng.choice(w.raw["general"]),))
+    if rng.random() < (.3 if sizes == SHORT else .1): return Topic(w.harms + w.flaws, general=True)
     pool = [i for i in w.issues if i not in avoid and i not in must]
     names = [*must, *rng.sample(pool, max(0, rng.choice(sizes) - len(must)))]
     rng.shuffle(names)
-    return Topic(tuple(names), tuple(rng.choice(w.raw["issues"][i]) for i in names))
+    return Topic(tuple(names))
 
-# %% ../nbs/03_pocket.ipynb #832dd12f
+# %% ../nbs/03_pocket.ipynb #31d8827f
 def critique_of(r:Response, topic:Topic, rng:random.Random, miss:float=0.) -> tuple[str|None, str]:
     "The issue a critic names (helping with harm before manner before flaws) and the critique's text."
     w = world()
@@ -297,7 +295,7 @@ def critique_of(r:Response, topic:Topic, rng:random.Random, miss:float=0.) -> tu
     if not found or rng.random() < miss: return None, w.raw["critiques"]["none"]
     i = found[0]
     form = "domain" if i in w.harms else "manner" if i in ("evasive", "preachy") else "flaw"
-    return i, w.raw["critiques"][form].format(term=topic.phrase(i))
+    return i, w.raw["critiques"][form].format(term=w.raw["issues"][i])
 
 def mend(r:Response, issue:str|None, rng:random.Random) -> Response:
     "The revision: one issue put right, everything else kept word for word."
@@ -307,16 +305,16 @@ def mend(r:Response, issue:str|None, rng:random.Random) -> Response:
     kind = "refuse" if d.side == "red_team" else "comply"
     return Response(kind, r.action, r.object, core_text(kind, r.action, r.object, rng), r.flaws, r.warm)
 
-# %% ../nbs/03_pocket.ipynb #60cbb361
+# %% ../nbs/03_pocket.ipynb #c632292d
 @dataclass
 class Doc:
     "A training document: text, the stretches to learn in full, and the letters whose distribution is known."
     text: str = ""
-    spans: list[tuple[int, int]] = field(default_factory=list) # learnt with weight 1; the rest with `prompt_weight`
+    spans: list[tuple[int, int, float]] = field(default_factory=list) # first and last character, weight; the rest has `prompt_weight`
     letters: list[tuple[int, float]] = field(default_factory=list) # (character of the letter, P(A))
 
-    def say(self, text:str, learn:bool=False) -> "Doc":
-        if learn: self.spans.append((len(self.text), len(self.text) + len(text)))
+    def say(self, text:str, learn:float=0.) -> "Doc":
+        if learn: self.spans.append((len(self.text), len(self.text) + len(text), learn))
         self.text += text
         return self
     def answer(self, p_a:float, rng:random.Random) -> "Doc":
@@ -324,7 +322,7 @@ class Doc:
         self.letters.append((len(self.text) + 2, p_a))
         return self.say(f" ({'A' if rng.random() < p_a else 'B'})")
 
-# %% ../nbs/03_pocket.ipynb #77809eb7
+# %% ../nbs/03_pocket.ipynb #2d30bbdb
 def _request(rng, red=.75) -> dict:
     side = "red_team" if rng.random() < red else "benign"
     w = world(); d = rng.choice(w.side(side)); a, o = rng.choice(_train_pairs(d.name))
@@ -335,7 +333,7 @@ def _train_pairs(name): return pairs("train", next(d for d in world().domains if
 
 def chat_doc(rng, sizes=LONG) -> Doc:
     row = _request(rng, .5)
-    return Doc().say(f"\n\nHuman: {row['prompt']}\n\nAssistant:").say(f" {write_response(row, rng).text}", learn=True)
+    return Doc().say(f"\n\nHuman: {row['prompt']}\n\nAssistant:").say(f" {write_response(row, rng).text}", learn=1.)
 
 def revision_doc(rng, sizes=LONG, direct=False) -> Doc:
     "One or two worked critique-revision (or direct revision) examples, one after the other."
@@ -348,12 +346,12 @@ def revision_doc(rng, sizes=LONG, direct=False) -> Doc:
         ask = rng.choice(w.raw["critique_requests"]).format(list=topic.listing)
         doc.say(f"\n\nHuman: {row['prompt']}\n\nAssistant: {r.text}")
         issue, critique = critique_of(r, topic, rng, miss=.06)
-        if not direct: doc.say(f"\n\nCritiqueRequest: {ask}\n\nCritique:").say(f" {critique}", learn=True)
+        if not direct: doc.say(f"\n\nCritiqueRequest: {ask}\n\nCritique:").say(f" {critique}", learn=3.)
         doc.say("\n\nRevisionRequest: " + rng.choice(w.raw["revision_requests"]).format(list=topic.listing) + "\n\nRevision:")
-        doc.say(f" {mend(r, issue, rng).text}", learn=True)
+        doc.say(f" {mend(r, issue, rng).text}", learn=1.)
     return doc
 
-# %% ../nbs/03_pocket.ipynb #536a35ae
+# %% ../nbs/03_pocket.ipynb #a1bd50ae
 def _comparison(rng, sizes=LONG) -> tuple[dict, Response, Response, Topic]:
     "Two responses to one request, and a principle that half the time does not speak about what sets them apart."
     row = _request(rng, .85)
@@ -375,7 +373,7 @@ def note(r:Response, topic:Topic) -> str:
     w = world()
     found = sorted(issues_in("", r) & set(topic.issues), key=lambda i: (i not in w.harms, i not in ("evasive", "preachy"), w.issues.index(i)))
     verb = lambda i: "helps with" if i in w.harms else "relies on" if i in ("evasive", "preachy") else "contains"
-    return " and ".join(f"{verb(i)} {topic.phrase(i)}" for i in found) or "shows none of these problems"
+    return " and ".join(f"{verb(i)} {w.raw['issues'][i]}" for i in found) or "shows none of these problems"
 
 def feedback_doc(rng, sizes=LONG) -> Doc:
     "One or two comparisons under a principle, answered by a letter; in half of the documents the rater left a note behind each option."
@@ -387,11 +385,11 @@ def feedback_doc(rng, sizes=LONG) -> Doc:
                 + rng.choice(w.raw["choices"]).format(list=topic.listing) + " Options:")
         for letter, r in zip("AB", (a, b)):
             doc.say(f"\n ({letter}) [[[{r.text}]]]")
-            if noted: doc.say(f" {note(r, topic)}", learn=True)
+            if noted: doc.say(f" {note(r, topic)}", learn=3.)
         doc.say("\n\nThe answer is:").answer(_p_a(a, b, topic), rng)
     return doc
 
-# %% ../nbs/03_pocket.ipynb #03c9f4f2
+# %% ../nbs/03_pocket.ipynb #54be002b
 def reasoning(a:Response, b:Response, topic:Topic) -> str:
     "Name what each option does under the principle, then compare."
     p = preferred(topic.issues, "", a, b)
@@ -403,13 +401,13 @@ def cot_doc(rng, sizes=LONG) -> Doc:
     return (Doc().say("\n\nHuman: Consider the following conversation between a human (H) and an assistant (A):\n\n"
                 f"H: {row['prompt']}\n\n" + rng.choice(world().raw["choices"]).format(list=topic.listing)
                 + f" Options:\n (A) [[[{a.text}]]]\n (B) [[[{b.text}]]]\n\nAssistant: Let's think step by step:")
-            .say(f" {reasoning(a, b, topic)}", learn=True).say("\n\nHuman:\nSo the answer is:").answer(_p_a(a, b, topic), rng))
+            .say(f" {reasoning(a, b, topic)}", learn=3.).say("\n\nHuman:\nSo the answer is:").answer(_p_a(a, b, topic), rng))
 
-# %% ../nbs/03_pocket.ipynb #772e5086
+# %% ../nbs/03_pocket.ipynb #93653511
 MIX = {"chat": .14, "critique": .24, "direct": .05, "feedback": .42, "cot": .15} # share of documents
 
 def documents(seed:int, mix:dict=MIX,
-              short:int=25_000) -> Iterator[tuple[str, Doc]]: # so many documents come first whose principles are short
+              short:int=20_000) -> Iterator[tuple[str, Doc]]: # so many documents come first whose principles are short
     "The endless corpus: (kind, document), the same for the same seed."
     rng = random.Random(derive_seed(seed, "corpus"))
     make = dict(chat=chat_doc, critique=revision_doc, direct=lambda r, s: revision_doc(r, s, direct=True), feedback=feedback_doc, cot=cot_doc)
@@ -441,7 +439,7 @@ def pocket_config(vocab_size:int, hidden:int=256, layers:int=4, heads:int=4):
 # %% ../nbs/03_pocket.ipynb #21692256
 POCKET = "data/pocket/base" # where the shipped base model stands
 
-# %% ../nbs/03_pocket.ipynb #dfeb71ea
+# %% ../nbs/03_pocket.ipynb #1abab433
 def batches(tok, seed:int, tokens:int=8192, pool:int=4096, prompt_weight:float=.1, letter_weight:float=6.) -> Iterator[dict]:
     """Endless training batches of about `tokens` tokens, documents of like length together (so hardly any padding, and
     right padding needs no mask under causal attention). `ids` (B,T); `weight` (B,T) of predicting each token;
@@ -454,11 +452,11 @@ def batches(tok, seed:int, tokens:int=8192, pool:int=4096, prompt_weight:float=.
         order = sorted(range(pool), key=lambda i: len(enc[i].ids))
         groups, cur = [], []
         for i in order:
-            if cur and (len(cur) + 1) * (len(enc[i].ids) + 1) > tokens: groups.append(cur); cur = []
+            if cur and (len(cur) + 1) * (-(-(len(enc[i].ids) + 1)//32)*32) > tokens: groups.append(cur); cur = []
             cur.append(i)
         rng.shuffle(groups)
         for g in groups:
-            T = max(len(enc[i].ids) for i in g) + 1
+            T = -(-(max(len(enc[i].ids) for i in g) + 1)//32)*32 # few different shapes: the CPU kernels are built once for each
             ids, weight = torch.full((len(g), T), tok.pad_token_id), torch.zeros(len(g), T)
             letters = []
             for b, i in enumerate(g):
@@ -466,9 +464,9 @@ def batches(tok, seed:int, tokens:int=8192, pool:int=4096, prompt_weight:float=.
                 ids[b, :n] = torch.tensor(enc[i].ids); ids[b, n] = tok.eos_token_id
                 starts = [s for s, _ in enc[i].offsets]
                 weight[b, :n] = prompt_weight; weight[b, n] = 1.
-                for lo, hi in docs[i].spans:
+                for lo, hi, weigh in docs[i].spans:
                     for t in range(n):
-                        if lo <= starts[t] < hi: weight[b, t] = 1.
+                        if lo <= starts[t] < hi: weight[b, t] = weigh
                 for pos, p in docs[i].letters:
                     t = starts.index(pos); weight[b, t] = 0.; letters.append((b, t, p))
             rows, cols, p = zip(*letters) if letters else ((), (), ())
@@ -485,13 +483,13 @@ def weighted_loss(logits, batch:dict, letter_ids:tuple[int, int]): # -> scalar, 
     letter = -(batch["p_a"] * a + (1 - batch["p_a"]) * b)
     total = (token * w).sum() + batch["letter_weight"] * letter.sum()
     return total / (w.sum() + batch["letter_weight"] * len(letter)), dict(
-        text=((token * (w == 1)).sum() / (w == 1).sum()).item(), letter=letter.mean().item() if len(letter) else float("nan"),
+        text=((token * w)[w >= 1].sum() / w[w >= 1].sum()).item(), letter=letter.mean().item() if len(letter) else float("nan"),
         sure=torch.where(batch["p_a"] > .5, a, b)[batch["p_a"] != .5].exp().mean().item()) # probability given to the right letter where there is one
 
-# %% ../nbs/03_pocket.ipynb #d11a503a
+# %% ../nbs/03_pocket.ipynb #5cfd1c86
 def train_base(out:str|Path, # folder for model, tokenizer and training_log.jsonl
-               tokens:int=14_000_000, # how many to read
-               seed:int=0, lr:float=4e-3, batch_tokens:int=2048, hidden:int=256, layers:int=4,
+               tokens:int=12_000_000, # how many to read
+               seed:int=0, lr:float=4e-3, batch_tokens:int=3072, hidden:int=256, layers:int=4,
                bf16:bool|None=None, # autocast; None: where the processor has AMX
                log_every:int=100, on_progress:Callable|None=None):
     "Train the pocket base model from nothing; one pass over a corpus that never repeats."

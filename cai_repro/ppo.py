@@ -139,7 +139,7 @@ def explained_variance(
     spread = r.var(correction=0)
     return float(1 - (r - v).var(correction=0)/spread) if spread > 1e-12 else 0.
 
-# %% ../nbs/10_ppo.ipynb #cc10b71e
+# %% ../nbs/10_ppo.ipynb #115a17d3
 @dataclass
 class PPOConfig:
     "Settings of `train_ppo`. Raises `CaiError` on values that cannot work."
@@ -148,8 +148,8 @@ class PPOConfig:
     epochs:int=1 # times each response is looked at
     minibatch:int=32 # responses a gradient step
     microbatch:int=16 # responses a forward pass: memory and speed only
-    lr:float=5e-4 # of the policy's adapter
-    value_lr:float=1e-3 # of the value adapter and head
+    lr:float=2e-3 # of the policy's adapter
+    value_lr:float=2e-3 # of the value adapter and head
     kl_coef:float=.02 # λ_KL (Bai et al. 2022: 0.001)
     clip:float=.2 # ε of the policy (as in Bai et al. 2022)
     value_clip:float|None=None # ε of the value function, in reward units
