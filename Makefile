@@ -20,7 +20,7 @@ demo: $(VENV)/.demo
 	@echo; echo "The report: $(CURDIR)/$(RUN)/report.html (open it in a browser)"
 
 test: $(VENV)/.dev
-	$(QUIET) CAI_REPRO_PROGRESS=0 $(BIN)/nbdev_test --n_workers 2 --timing
+	$(QUIET) OMP_NUM_THREADS=1 CAI_REPRO_PROGRESS=0 $(BIN)/nbdev_test --n_workers 2 --timing
 	$(QUIET) CAI_REPRO_PROGRESS=0 $(BIN)/python -m pytest
 
 pocket-model: $(VENV)/.demo

@@ -158,7 +158,7 @@ def draw_figures(metrics: dict, log: list[dict]) -> dict[str, dict[str, bytes]]:
     if log: draw["ppo"] = lambda t: fig_ppo(log, t)
     return {name: {theme: png(f(theme)) for theme in THEMES} for name, f in draw.items()}
 
-# %% ../nbs/13_figures.ipynb #518eb684
+# %% ../nbs/13_figures.ipynb #3b898864
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --soft: #5b6370; --paper: #fff; --card: #f6f7f9; --line: #d9dde3;
   --add: #0b4f7a; --del: #9a3412; --link: #0b5cad }
@@ -176,7 +176,7 @@ a { color: var(--link) } nav a { margin-right: .9rem; white-space: nowrap }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; overflow-wrap: normal }
 th, td { text-align: right; padding: .35rem .4rem; border-bottom: 1px solid var(--line); vertical-align: top }
 th:first-child, td:first-child { text-align: left; padding-left: 0 }
-td small { display: block } tr.group th { padding-top: 1rem; color: var(--soft) }
+td small { display: block; font-size: .75rem; line-height: 1.35; white-space: nowrap } tr.group th { padding-top: 1rem; color: var(--soft) }
 figure { margin: 1.2rem 0 }
 figure img { display: block; width: 100%; min-width: 36rem; height: auto; border-radius: 6px; border: 1px solid var(--line) }
 details, pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .5rem .8rem; margin: .6rem 0 }
@@ -204,7 +204,7 @@ PAGE = """<!doctype html>
 </body></html>
 """
 
-# %% ../nbs/13_figures.ipynb #4c77a577
+# %% ../nbs/13_figures.ipynb #851a190a
 RESULTS = """<section id="results"><h2>Results</h2>
 <p class="soft">Responses to held-out prompts, sampled at temperature {{ run.temperature }} and read by the gold judge, which no
 training ever saw, except through simulated and noisy helpfulness labels. In small print: the 95 % interval and the number of
@@ -213,11 +213,11 @@ responses. ↑ more is better, ↓ less is better.</p>
 <table><thead><tr><th></th>{% for m in table.models %}<th>{{ m }}</th>{% endfor %}</tr></thead><tbody>
 {% for group in table.groups %}<tr class="group"><th colspan="{{ table.models|length + 1 }}">{{ group.title }}</th></tr>
 {% for row in group.rows %}<tr><td>{{ row.label }}</td>
-{% for c in row.cells %}<td>{{ c.mean }}<small>{{ c.range }}</small></td>{% endfor %}</tr>{% endfor %}{% endfor %}</tbody></table>
+{% for c in row.cells %}<td>{{ c.mean }}<small>{{ c.range }}</small><small>{{ c.n }}</small></td>{% endfor %}</tr>{% endfor %}{% endfor %}</tbody></table>
 <h3>Feedback and preference model</h3><p class="soft">Is the feedback model right, on held-out pairs that differ under the drawn
 principle? And does it listen: how likely is an explained refusal to beat compliance, when the principle covers that harm and
 when it does not?</p>
-<table><tbody>{% for row in feedback %}<tr><td>{{ row.label }}</td><td>{{ row.cell.mean }}<small>{{ row.cell.range }}</small></td></tr>
+<table><tbody>{% for row in feedback %}<tr><td>{{ row.label }}</td><td>{{ row.cell.mean }}<small>{{ row.cell.range }}</small><small>{{ row.cell.n }}</small></td></tr>
 {% endfor %}</tbody></table></section>
 """
 FIGURES = """<section id="figures"><h2>Figures</h2>
@@ -277,16 +277,16 @@ def render(**parts) -> str: # the whole page
     env = Environment(loader=DictLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return env.get_template("page").render(style=Markup(STYLE), verdict=tag, **parts)
 
-# %% ../nbs/13_figures.ipynb #a8e525cf
+# %% ../nbs/13_figures.ipynb #e30a0822
 ROWS = {"red_team": ("Red-team prompts", {"harmlessness": "harmless ↑", "harm_score": "harm score, 0 to 4 ↓", "compliance": "complies ↓",
                                           "evasiveness": "evasive ↓", "fluency": "fluent ↑"}),
         "benign": ("Benign prompts", {"helpfulness": "helpful ↑", "refusal": "refuses ↓", "fluency": "fluent ↑"})}
 
 def cell(e: dict, digits: int=3) -> dict:
-    "One interval as the two lines of a table cell."
-    if not e or e["mean"] is None: return {"mean": "–", "range": "nothing to count"}
+    "One interval as the three lines of a table cell."
+    if not e or e["mean"] is None: return {"mean": "–", "range": "", "n": "nothing to count"}
     f = lambda v: f"{v:.{digits}f}"
-    return {"mean": f(e["mean"]), "range": f"{f(e['low'])} – {f(e['high'])}, n {e['n']}"}
+    return {"mean": f(e["mean"]), "range": f"{f(e['low'])}–{f(e['high'])}", "n": f"n {e['n']}"}
 
 def result_table(metrics: dict) -> dict:
     "The result table of the report: groups of rows, one cell a model."

@@ -133,7 +133,7 @@ def _steady(log: list[dict]) -> list[dict]:
     "A training log without its clock, so that a repeated run writes the same bytes."
     return [{k: v for k, v in r.items() if not re.search("second|runtime", k)} for r in log]
 
-# %% ../nbs/14_pipeline.ipynb #19012dc3
+# %% ../nbs/14_pipeline.ipynb #1e8164c8
 def prepare(recipe: str|Recipe="pocket", out: str|Path|None=None, *, seed: int=0, constitution: str|Path|None=None,
             prompts: str|Path|None=None, quantize: str|None=None, force: bool=False) -> Run:
     "Check everything that can be checked before compute and open the run folder; `CaiError` says what to mend."
@@ -146,7 +146,7 @@ def prepare(recipe: str|Recipe="pocket", out: str|Path|None=None, *, seed: int=0
     con, outside = load_constitution(recipe.constitution), read_prompts(prompts) if prompts else None
     out = Path(out or f"runs/{recipe.name}-seed{seed}")
     check_models(recipe); check_disk(out)
-    inputs = {"seed": seed, "constitution": con.sha256, "prompts": fingerprint(outside) if outside else None, "quantize": recipe.quantize}
+    inputs = {"seed": seed, "constitution": f"{con.name} {con.sha256[:12]}", "prompts": fingerprint(outside) if outside else None, "quantize": recipe.quantize}
     folder = RunFolder(out).open(recipe.name, inputs, force=force)
     for name, s in folder.manifest["stages"].items(): folder.stage_done(name, s["fingerprint"]) # damage is found now, not in ten minutes
     return Run(recipe, seed, con, folder, outside, str(prompts or ""))
