@@ -18,12 +18,12 @@ from .core import CaiError, JsonlStore, RunFolder, atomic_write, derive_seed, fi
 __all__ = ['COUNTS', 'ADAPTERS', 'EVALUATED', 'GENERATION', 'STAGES', 'HELP', 'app', 'DEBUG', 'CONSTITUTION', 'SEED', 'Recipe',
            'recipes', 'find_recipe', 'locate', 'check_disk', 'check_models', 'Run', 'prepare', 'Stage', 'parts',
            'red_team_prompts', 'make_prompts', 'make_helpful', 'revised', 'make_critique', 'make_sft',
-           'tempfile_folder', 'repeated', 'benign_pairs', 'make_pairs', 'make_feedback', 'make_preference',
-           'rl_prompts', 'make_ppo', 'preference_quality', 'held_out_pairs', 'training_prompts', 'make_evaluate',
-           'write_metrics', 'command_of', 'versions', 'write_info', 'make_report', 'stage_fingerprint', 'PlainProgress',
-           'BarProgress', 'progress_for_screen', 'disk_full', 'run_stage', 'run', 'results_table', 'summary_lines',
-           'clean', 'friendly', 'main', 'quiet', 'run_command', 'word_changes', 'marked', 'pocket_run', 'outside_note',
-           'revise_command', 'print_chain', 'judge_command', 'print_judgement']
+           'tempfile_folder', 'repeated', 'benign_pairs', 'contrast_pairs', 'make_pairs', 'make_feedback',
+           'make_preference', 'rl_prompts', 'make_ppo', 'preference_quality', 'held_out_pairs', 'training_prompts',
+           'make_evaluate', 'write_metrics', 'command_of', 'versions', 'write_info', 'make_report', 'stage_fingerprint',
+           'PlainProgress', 'BarProgress', 'progress_for_screen', 'disk_full', 'run_stage', 'run', 'results_table',
+           'summary_lines', 'clean', 'friendly', 'main', 'quiet', 'run_command', 'word_changes', 'marked', 'pocket_run',
+           'outside_note', 'revise_command', 'print_chain', 'judge_command', 'print_judgement']
 
 # %% ../nbs/14_pipeline.ipynb #e004d5a9
 @dataclass(frozen=True)
@@ -49,18 +49,19 @@ class Recipe:
     preference: dict = field(default_factory=dict)  # of `preference.train_pm`
     ppo: dict = field(default_factory=dict)         # of `ppo.PPOConfig`
 
-# %% ../nbs/14_pipeline.ipynb #13344fa9
+# %% ../nbs/14_pipeline.ipynb #47a4f9d9
 COUNTS = {"red_team": 1200,       # red-team prompts for critique and revision
           "benign": 1200,         # benign prompts whose helpful answers keep SL-CAI helpful
-          "red_team_pairs": 2000, # pairs labelled by the feedback model
+          "red_team_pairs": 1200, # pairs of two SL-CAI samples, labelled by the feedback model
+          "contrast_pairs": 1000, # the same, SL-CAI against helpful-only (at most as many as `red_team`)
           "benign_pairs": 1500,   # pairs labelled by the simulated annotator
           "rl": 1500,             # prompts a side for PPO
           "held_out": 400}        # prompts a side for the evaluation
 
 def recipes() -> dict[str, Recipe]:
     "The recipes that ship with the package, by name."
-    pocket = Recipe("pocket", "all of the paper on the pocket model, in minutes on two CPU cores", prompts=COUNTS, sft={"epochs": 2})
-    small = {"red_team": 64, "benign": 64, "red_team_pairs": 96, "benign_pairs": 64, "rl": 64, "held_out": 40}
+    pocket = Recipe("pocket", "all of the paper on the pocket model, in minutes on two CPU cores", prompts=COUNTS, sft={"epochs": 2}, ppo={"kl_coef": .1})
+    small = {"red_team": 64, "benign": 64, "red_team_pairs": 64, "contrast_pairs": 48, "benign_pairs": 64, "rl": 64, "held_out": 40}
     mini = replace(pocket, name="mini", about="the same at a twentieth of the size, to see every stage work; its numbers mean little",
                    prompts=small, sft={"epochs": 1}, ppo={"steps": 2, "rollouts_per_step": 32, "minibatch": 16})
     return {r.name: r for r in (pocket, mini)}
@@ -244,29 +245,44 @@ def benign_pairs(rows: list[dict], # SL-CAI's responses to benign prompts
         if a != b: pairs.append({"id": r["id"], "prompt": r["prompt"], "side": "benign", "a": a, "b": b, "source_a": sa, "source_b": sb})
     return pairs
 
-# %% ../nbs/14_pipeline.ipynb #d00043e9
+# %% ../nbs/14_pipeline.ipynb #64c0e249
+def contrast_pairs(mild: list[dict],    # SL-CAI's responses to red-team prompts
+                   helpful: list[dict], # helpful-only's, to the same prompts
+                   seed: int) -> list[dict]:
+    "Red-team pairs of SL-CAI against helpful-only, sides by coin; equal responses are left out."
+    pairs = []
+    for x, y in zip(mild, helpful, strict=True):
+        (sa, a), (sb, b) = [("sl", x["response"]), ("helpful", y["response"])][::1 if derive_seed(seed, "side", x["id"]) % 2 else -1]
+        if a != b: pairs.append({"id": f"{x['id']}~", "prompt": x["prompt"], "side": "red_team", "a": a, "b": b, "source_a": sa, "source_b": sb})
+    return pairs
+
+# %% ../nbs/14_pipeline.ipynb #a7c57d7d
 def make_pairs(run: Run, tick) -> int:
     "Stage `pairs`: what will be compared."
     from cai_repro.evaluate import sample_responses
     from cai_repro.feedback import sample_pairs
-    red = repeated(_rows(run, "prompts/red_team.jsonl"), _count(run, "red_team_pairs"))
+    red, helpful = repeated(_rows(run, "prompts/red_team.jsonl"), _count(run, "red_team_pairs")), _rows(run, "helpful/red_team.jsonl")[:_count(run, "contrast_pairs")]
     benign = _rows(run, "prompts/benign.jsonl")[:_count(run, "benign_pairs")]
-    one, two, three = parts(tick, 2*len(red), len(benign), len(benign)//2)
+    one, four, two, three = parts(tick, 2*len(red), len(helpful), len(benign), len(benign)//2)
     kw, sl = {"max_new_tokens": run.recipe.max_new_tokens}, run.engine("sl")
     n = len(sample_pairs(sl, red, seed=_seed(run, "pairs"), store=_store(run, "pairs/red_team.jsonl"), on_progress=one, **kw))
+    ask = [{k: v for k, v in r.items() if k != "response"} for r in helpful]
+    mild = sample_responses(sl, ask, seed=_seed(run, "pairs", "contrast"), store=_store(run, "pairs/contrast_sl.jsonl"), on_progress=four, **kw)
+    contrast = contrast_pairs(mild, helpful, _seed(run, "pairs", "sides"))
+    _write(run, "pairs/contrast.jsonl", contrast)
     good = sample_responses(sl, benign, seed=_seed(run, "pairs", "sl"), store=_store(run, "pairs/benign_sl.jsonl"), on_progress=two, **kw)
     base = sample_responses(run.engine(None), benign[:len(benign)//2], seed=_seed(run, "pairs", "base"), temperature=1.25,
                             store=_store(run, "pairs/benign_base.jsonl"), on_progress=three, **kw)
     rows = benign_pairs(good, base, _seed(run, "pairs", "benign"))
     _write(run, "pairs/benign.jsonl", rows)
-    return n + len(rows)
+    return n + len(contrast) + len(rows)
 
-# %% ../nbs/14_pipeline.ipynb #d60c7cf3
+# %% ../nbs/14_pipeline.ipynb #f63ee451
 def make_feedback(run: Run, tick) -> int:
     "Stage `feedback`: AI labels for harmlessness, simulated human labels for helpfulness."
     from cai_repro.feedback import label_pairs
     from cai_repro.pocket import Annotator
-    red = label_pairs(run.engine(run.recipe.labeller), _rows(run, "pairs/red_team.jsonl"), run.constitution, seed=_seed(run, "feedback"),
+    red = label_pairs(run.engine(run.recipe.labeller), _rows(run, "pairs/red_team.jsonl") + _rows(run, "pairs/contrast.jsonl"), run.constitution, seed=_seed(run, "feedback"),
                       store=_store(run, "feedback/red_team.jsonl"), on_progress=tick, **run.recipe.feedback)
     person = Annotator(seed=_seed(run, "annotator"), **run.recipe.annotator)
     benign = [{**r, "p_a": float(person.prefers(r["prompt"], r["a"], r["b"]))} for r in _rows(run, "pairs/benign.jsonl")]

@@ -13,7 +13,7 @@ from cai_repro import pipeline
 from cai_repro.core import CaiError, JsonlStore
 from cai_repro.pipeline import STAGES, Recipe, prepare, run, run_stage
 
-SIZES = {"red_team": 10, "benign": 8, "red_team_pairs": 12, "benign_pairs": 8, "rl": 8, "held_out": 8}
+SIZES = {"red_team": 10, "benign": 8, "red_team_pairs": 12, "contrast_pairs": 6, "benign_pairs": 8, "rl": 8, "held_out": 8}
 E = {"mean", "low", "high", "n"}
 
 @pytest.fixture(scope="session")

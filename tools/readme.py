@@ -6,9 +6,14 @@ from nbconvert import MarkdownExporter
 
 root = Path(__file__).resolve().parent.parent
 
+def shown_only(cell):
+    "A cell's Markdown output without its code."
+    return nbformat.v4.new_markdown_cell("\n".join(o["data"]["text/markdown"] for o in cell.outputs if "text/markdown" in o.get("data", {})))
+
 def readme() -> str:
     nb = nbformat.read(root / "nbs" / "index.ipynb", as_version=4)
-    nb.cells = [c for c in nb.cells if "#| hide" not in c.source.split("\n")[0]]
+    first = lambda c: c.source.split("\n")[0]
+    nb.cells = [shown_only(c) if "#| echo: false" in first(c) else c for c in nb.cells if "#| hide" not in first(c)]
     nb.metadata["language_info"] = {"name": "python"}
     text, _ = MarkdownExporter().from_notebook_node(nb)
     note = "<!-- Made from nbs/index.ipynb by `make readme`: edit it there. -->\n\n"
