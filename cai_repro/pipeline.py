@@ -49,7 +49,7 @@ class Recipe:
     preference: dict = field(default_factory=dict)  # of `preference.train_pm`
     ppo: dict = field(default_factory=dict)         # of `ppo.PPOConfig`
 
-# %% ../nbs/14_pipeline.ipynb #47a4f9d9
+# %% ../nbs/14_pipeline.ipynb #e9219786
 COUNTS = {"red_team": 1200,       # red-team prompts for critique and revision
           "benign": 1200,         # benign prompts whose helpful answers keep SL-CAI helpful
           "red_team_pairs": 1200, # pairs of two SL-CAI samples, labelled by the feedback model
@@ -60,7 +60,7 @@ COUNTS = {"red_team": 1200,       # red-team prompts for critique and revision
 
 def recipes() -> dict[str, Recipe]:
     "The recipes that ship with the package, by name."
-    pocket = Recipe("pocket", "all of the paper on the pocket model, in minutes on two CPU cores", prompts=COUNTS, sft={"epochs": 2}, ppo={"kl_coef": .1})
+    pocket = Recipe("pocket", "all of the paper on the pocket model, in minutes on two CPU cores", prompts=COUNTS, sft={"epochs": 2}, ppo={"steps": 20, "lr": 3e-4, "kl_coef": .15})
     small = {"red_team": 64, "benign": 64, "red_team_pairs": 64, "contrast_pairs": 48, "benign_pairs": 64, "rl": 64, "held_out": 40}
     mini = replace(pocket, name="mini", about="the same at a twentieth of the size, to see every stage work; its numbers mean little",
                    prompts=small, sft={"epochs": 1}, ppo={"steps": 2, "rollouts_per_step": 32, "minibatch": 16})
@@ -373,11 +373,12 @@ def make_evaluate(run: Run, tick) -> int:
     atomic_write(run.folder.path("evaluate/metrics.json"), json.dumps(metrics, indent=1) + "\n")
     return 3*len(held)
 
-# %% ../nbs/14_pipeline.ipynb #b4c4449c
+# %% ../nbs/14_pipeline.ipynb #53826677
 def write_metrics(run: Run) -> dict:
     "Write and return `metrics.json`: the evaluation's numbers and the stages' seconds and rows."
     from cai_repro.figures import read_json
-    stages = {name: {"seconds": s["seconds"], "rows": s["rows"]} for name, s in run.folder.manifest["stages"].items()}
+    made = run.folder.manifest["stages"]
+    stages = {s.name: {k: made[s.name][k] for k in ("seconds", "rows")} for s in STAGES if s.name in made}
     metrics = {"recipe": run.recipe.name, "seed": run.seed, **read_json(run.folder.path("evaluate/metrics.json")), "stages": stages}
     atomic_write(run.folder.path("metrics.json"), json.dumps(metrics, indent=1) + "\n")
     return metrics
