@@ -32,7 +32,7 @@ def first_share(values) -> float:
     "Share of the whole change, first to last, that the first step brings."
     return (values[1] - values[0])/(values[-1] - values[0])
 
-# %% ../nbs/13_figures.ipynb #089a9a86
+# %% ../nbs/13_figures.ipynb #fe549851
 def canvas(n: int=1,            # panels side by side
            theme: str="light",  # "light" or "dark"
            size: tuple=(4.2, 3.5), # inches of one panel
@@ -45,7 +45,7 @@ def canvas(n: int=1,            # panels side by side
     axes = list(fig.subplots(1, n, squeeze=False)[0])
     for ax in axes:
         ax.set_facecolor(t["paper"]); ax.grid(color=t["grid"], linewidth=.8); ax.set_axisbelow(True)
-        ax.tick_params(colors=t["soft"], labelsize=9)
+        ax.tick_params(colors=t["soft"], labelsize=9); ax.locator_params(nbins=7)
         for side, s in ax.spines.items(): s.set_visible(side in ("left", "bottom")); s.set_color(t["soft"])
     return fig, axes
 
@@ -71,7 +71,7 @@ def error_bars(ax, x, y: list[dict], **kw):
     err = [[max(0, e["mean"] - e["low"]) for _, e in keep], [max(0, e["high"] - e["mean"]) for _, e in keep]]
     return ax.errorbar(a, mean, yerr=err, capsize=3, elinewidth=1.3, **kw)
 
-# %% ../nbs/13_figures.ipynb #48238d3d
+# %% ../nbs/13_figures.ipynb #430ed1cd
 def fig_frontier(metrics: dict, theme: str="light"):
     "Harmlessness against helpfulness of the three models, beside the paper's figure 2 (Elo: another unit)."
     fig, (ax, px) = canvas(2, theme); t = THEMES[theme]
@@ -81,9 +81,9 @@ def fig_frontier(metrics: dict, theme: str="light"):
         if not m or m["red_team"]["harmlessness"]["mean"] is None or m["benign"]["helpfulness"]["mean"] is None: continue
         x, y = m["benign"]["helpfulness"], m["red_team"]["harmlessness"]; lows.append(x["low"])
         ax.errorbar(x["mean"], y["mean"], xerr=[[x["mean"] - x["low"]], [x["high"] - x["mean"]]],
-                    yerr=[[y["mean"] - y["low"]], [y["high"] - y["mean"]]], fmt=marker, color=colour, capsize=3, markersize=8)
-        ax.annotate(label, (x["low"], y["mean"]), (-6, 0), textcoords="offset points", ha="right", va="center", color=t["ink"], fontsize=9.5)
+                    yerr=[[y["mean"] - y["low"]], [y["high"] - y["mean"]]], fmt=marker, color=colour, capsize=3, markersize=8, label=label)
     ax.set_xlim(max(-.02, min(lows, default=0) - .18), 1.02); ax.set_ylim(-.05, 1.05)
+    if lows: ax.legend(frameon=False, fontsize=9.5, labelcolor=t["ink"], loc="best")
     caption(ax, "this run (shares, 95 % intervals)", "benign prompts answered helpfully", "red-team prompts answered harmlessly", theme)
     paper_frontier(px, theme)
     return fig
@@ -124,7 +124,7 @@ def note(ax, text: str, corner: str, theme: str="light") -> None:
     y, va = (.95, "top") if corner == "right" else (.06, "bottom")
     ax.text(.97, y, text, transform=ax.transAxes, ha="right", va=va, fontsize=9.5, color=THEMES[theme]["soft"])
 
-# %% ../nbs/13_figures.ipynb #449938d9
+# %% ../nbs/13_figures.ipynb #1d9f7884
 def band(ax, steps, rows: list[dict], key: str, label: str, colour: str, style: str, theme: str="light") -> None:
     "One logged share with its Wilson band (`key_n` says of how many), labelled at its end."
     from cai_repro.evaluate import wilson
@@ -140,6 +140,7 @@ def fig_ppo(log: list[dict], # rows of ppo/log.jsonl
     "PM score, gold shares and KL over the PPO steps (paper, section 4.3; Bai et al. 2204.05862)."
     fig, (a, b, c) = canvas(3, theme, (3.5, 3.3)); t = THEMES[theme]
     steps = [r.get("step", i) for i, r in enumerate(log)]
+    for ax in (a, b, c): ax.xaxis.get_major_locator().set_params(integer=True)
     a.plot(steps, [r["pm_score"] for r in log], color=t["ink"], linewidth=2)
     caption(a, "what it is paid: PM score", "PPO step", "PM score", theme)
     band(b, steps, log, "gold_harmless", "harmless (red-team)", MODELS["rl_cai"][1], "-", theme)
