@@ -486,7 +486,7 @@ def weighted_loss(logits, batch:dict, letter_ids:tuple[int, int]): # -> scalar, 
         text=((token * w)[w >= 1].sum() / w[w >= 1].sum()).item(), letter=letter.mean().item() if len(letter) else float("nan"),
         sure=torch.where(batch["p_a"] > .5, a, b)[batch["p_a"] != .5].exp().mean().item()) # probability given to the right letter where there is one
 
-# %% ../nbs/03_pocket.ipynb #5cfd1c86
+# %% ../nbs/03_pocket.ipynb #015ba4c6
 def train_base(out:str|Path, # folder for model, tokenizer and training_log.jsonl
                tokens:int=12_000_000, # how many to read
                seed:int=0, lr:float=4e-3, batch_tokens:int=3072, hidden:int=256, layers:int=4,
@@ -496,6 +496,7 @@ def train_base(out:str|Path, # folder for model, tokenizer and training_log.json
     import math, time, torch
     from transformers import Qwen3ForCausalLM
     out = Path(out); out.mkdir(parents=True, exist_ok=True)
+    (out/"training_log.jsonl").unlink(missing_ok=True)
     tok = train_tokenizer(seed); tok.save_pretrained(out)
     torch.manual_seed(derive_seed(seed, "base") % 2**31)
     model = Qwen3ForCausalLM(pocket_config(len(tok), hidden, layers))
@@ -551,9 +552,14 @@ def train_helpful(base:str|Path, # the base model's folder
     roles.save("helpful", out)
     return roles, log
 
-# %% ../nbs/03_pocket.ipynb #332da8de
+# %% ../nbs/03_pocket.ipynb #c0024116
 def make_pocket(folder:str|Path="data/pocket", seed:int=0, on_progress:Callable|None=None):
     "Everything that ships in `data/pocket`, again from nothing: the base model, then the helpful-only adapter."
+    from rich.progress import Progress
     folder = Path(folder)
-    train_base(folder/"base", seed=seed, on_progress=on_progress)
-    return train_helpful(folder/"base", folder/"helpful", seed=seed)
+    with Progress() as bars:
+        def bar(name):
+            task = bars.add_task(name, total=None)
+            return on_progress or (lambda done, n: bars.update(task, completed=done, total=n))
+        train_base(folder/"base", seed=seed, on_progress=bar("base model, tokens"))
+        return train_helpful(folder/"base", folder/"helpful", seed=seed, on_progress=bar("helpful-only, steps"))

@@ -139,7 +139,7 @@ def explained_variance(
     spread = r.var(correction=0)
     return float(1 - (r - v).var(correction=0)/spread) if spread > 1e-12 else 0.
 
-# %% ../nbs/10_ppo.ipynb #115a17d3
+# %% ../nbs/10_ppo.ipynb #03622ec1
 @dataclass
 class PPOConfig:
     "Settings of `train_ppo`. Raises `CaiError` on values that cannot work."
@@ -150,7 +150,7 @@ class PPOConfig:
     microbatch:int=16 # responses a forward pass: memory and speed only
     lr:float=2e-3 # of the policy's adapter
     value_lr:float=2e-3 # of the value adapter and head
-    kl_coef:float=.02 # λ_KL (Bai et al. 2022: 0.001)
+    kl_coef:float=.1 # λ_KL (Bai et al. 2022: 0.001)
     clip:float=.2 # ε of the policy (as in Bai et al. 2022)
     value_clip:float|None=None # ε of the value function, in reward units
     gamma:float=1. # discount (as in Bai et al. 2022)
