@@ -415,7 +415,7 @@ def documents(seed:int, mix:dict=MIX,
         kind = rng.choices(list(mix), mix.values())[0]
         yield kind, make[kind](rng, SHORT if n < short else LONG)
 
-# %% ../nbs/03_pocket.ipynb #3110c3ed
+# %% ../nbs/03_pocket.ipynb #7001bb0c
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 
 def train_tokenizer(seed:int=0, n:int=20_000, vocab_size:int=2048):
@@ -430,7 +430,7 @@ def train_tokenizer(seed:int=0, n:int=20_000, vocab_size:int=2048):
     return PreTrainedTokenizerFast(tokenizer_object=tok, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False, model_max_length=1024, padding_side="left")
 
 def pocket_config(vocab_size:int, hidden:int=256, layers:int=4, heads:int=4):
-    "A small Qwen3: normalised queries and keys bear a high learning rate, and weights start large enough for attention to differ."
+    "A small Qwen3 whose weights start large enough for attention to differ (compared with a Llama in nbs/lab_log.md)."
     from transformers import Qwen3Config
     return Qwen3Config(vocab_size=vocab_size, hidden_size=hidden, intermediate_size=int(hidden*8/3)//32*32, num_hidden_layers=layers,
                        num_attention_heads=heads, num_key_value_heads=heads, head_dim=hidden//heads, max_position_embeddings=1024,
