@@ -177,14 +177,15 @@ def _all_problems(reader: _Reader) -> CaiError:
     return CaiError("\n".join(listed), f"mend {'this line' if len(listed) == 1 else f'these {len(listed)} places'} in {reader.file} and run again")
 
 # %% ../nbs/01_constitution.ipynb #75768ca1
-def load_constitution(name_or_path: str | Path # "harmlessness", "pocket", or a YAML file
+def load_constitution(name_or_path: str | Path # "harmlessness", "pocket", a YAML file, or a folder with the paper's released files
                      ) -> Constitution:
     "Read and check a constitution; one `CaiError` lists every problem with file and line"
     path = Path(name_or_path)
     if not path.exists() and re.fullmatch(r"[\w-]+", str(name_or_path)):
         try: path = resource_path(f"constitutions/{name_or_path}.yaml")
         except CaiError: pass
-    if path.is_dir(): raise CaiError(f"{path} is a folder, not a constitution", "give a YAML file, or the name of a packaged one")
+    if path.is_dir() and (_official_folder(path)/f"{_OFFICIAL['sl']}.json").exists(): return load_official(path)
+    if path.is_dir(): raise CaiError(f"{path} is a folder, not a constitution", "give a YAML file, the name of a packaged one, or the folder of the paper's released files")
     try: data = path.read_bytes()
     except OSError as e:
         known = ", ".join(sorted(p.stem for p in resource_path("constitutions").glob("*.yaml")))
@@ -247,6 +248,10 @@ def lint(self: Constitution) -> list[str]:
 _OFFICIAL = {"sl": "CritiqueRevisionInstructions", "critique_text": "CritiqueRevisionFewShotPrompts", "rl": "RLMadisonInstructions",
              "choice": "RLMadisonFewShotPrompts", "cot_text": "RLMadisonPrecogFewShotPrompts"}
 
+def _official_folder(folder: Path) -> Path:
+    "Where the prompt files lie in the released repository, or in a folder laid out like it"
+    return next((f for f in (folder/"ConstitutionalHarmlessnessPaper"/"prompts", folder/"prompts") if f.is_dir()), folder)
+
 def _between(text: str, start: str, end: str) -> str: return text.strip().removeprefix(start).removesuffix(end).strip()
 
 def _choice_demo(row: dict) -> dict:
@@ -258,7 +263,7 @@ def load_official(folder: str | Path # the released repository, or its prompts/ 
                  ) -> Constitution:
     "The paper's principles and few-shot examples (Bai et al. 2022, released prompt files); `CaiError` names a file that is missing or unlike them"
     folder, raw = Path(folder), b""
-    folder = next((f for f in (folder/"ConstitutionalHarmlessnessPaper"/"prompts", folder/"prompts") if f.is_dir()), folder)
+    folder = _official_folder(folder)
     got, harms = {}, {p.paper: p.harms for c in [load_constitution("harmlessness")] for p in c.sl + c.rl}
     for key, name in _OFFICIAL.items():
         try: data = (folder/f"{name}.json").read_bytes(); got[key] = json.loads(data); raw += data

@@ -111,7 +111,7 @@ _MARKER = re.compile(r"(?:[ \t\r]*\n)+[ \t\r]*\n[ \t\r]*(?=(?:Human|Assistant|Cr
 def neutralise(text: str, # text from outside, e.g. a red-team prompt
                special_tokens: Iterable[str] = ()) -> str: # the tokenizer's control tokens, `tokenizer.all_special_tokens`
     "The same text with turn markers and control tokens made inert, visibly; unchanged if it holds none. Idempotent."
-    text = _MARKER.sub("\n", "\n\n" + text)[2:] if _MARKER.search(text) else text
+    text = _MARKER.sub("\n", text)
     for token in sorted(filter(None, special_tokens), key=len, reverse=True):
         text = text.replace(token, token[0] + " " + token[1:] if len(token) > 1 else "\N{REPLACEMENT CHARACTER}")
     return text
@@ -203,14 +203,19 @@ def append(self: JsonlStore, rows: Iterable[dict]) -> None:
 
 # %% ../nbs/00_core.ipynb #d606cfaa
 @patch
+def whole(self: JsonlStore) -> bytes:
+    "The contents up to the end of the last whole chunk; the file itself is not touched"
+    data, at, end = self._data(), 0, 0
+    for line in data.split(b"\n")[:-1]:
+        at += len(line) + 1
+        if not line.endswith(b" "): end = at
+    return data[:end]
+
+@patch
 def recover(self: JsonlStore) -> int: # rows that stay
     "Drop a half-written last chunk, return the number of rows left; `CaiError` if an earlier line is damaged"
-    data, end = self._data(), 0
-    lines = data.split(b"\n")[:-1]
-    for i, line in enumerate(lines):
-        if not line.endswith(b" "): end = sum(len(l) + 1 for l in lines[:i+1])
-    rows = self._load(data[:end])
-    if end < len(data): os.truncate(self.path, end)
+    data = self.whole(); rows = self._load(data)
+    if len(data) < len(self._data()): os.truncate(self.path, len(data))
     return len(rows)
 
 # %% ../nbs/00_core.ipynb #2b3a24bd

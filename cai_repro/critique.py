@@ -7,7 +7,7 @@ from __future__ import annotations
 import difflib, html, json, re
 from dataclasses import dataclass, field, asdict
 from collections.abc import Callable
-from .core import CaiError, derive_seed
+from .core import CaiError, atomic_write, derive_seed, fingerprint
 
 # %% auto #0
 __all__ = ['LABELS', 'defuse', 'dialogue_text', 'critique_prompt', 'revision_prompt', 'direct_prompt', 'few_shot_prefix', 'Step',
@@ -130,26 +130,34 @@ def _chain_html(self: Chain) -> str:
 Chain._repr_html_ = _chain_html
 
 # %% ../nbs/06_critique.ipynb #05071356
-def _kept(items: list[dict], chunk: int, store, may_drop: bool) -> tuple[list[dict], int]:
-    "(rows, number) of the chunks that `store` holds; raises CaiError if they do not come from `items` cut in this way"
+def _begun(store, work: dict) -> None:
+    "Note beside a new file what it is begun with; raises CaiError if the file was begun with something else"
+    note, mark = store.path.with_name(store.path.name + ".work"), fingerprint(work)
+    if store.path.exists() and note.exists() and note.read_text().strip() != mark:
+        raise CaiError(f"{store.path}: begun with other prompts, chunks or settings", remedy="delete the file, or write to another folder, and run again")
+    if not store.path.exists(): atomic_write(note, mark + "\n")
+
+def _kept(items: list[dict], chunk: int, store, may_drop: bool, settings) -> tuple[list[dict], int]:
+    "(rows, number) of the chunks that `store` holds; raises CaiError if they do not come from `items` and `settings`, cut in this way"
     if store is None: return [], 0
-    store.recover()
-    rows, key = store.rows(), lambda r: (r.get("id"), r.get("prompt"))
+    rows, key = store._load(store.whole()), lambda r: (r.get("id"), r.get("prompt"))
     at, end = -1, min(store.chunks*chunk, len(items))
     for n, row in enumerate(rows, 1):
         at = next((i for i in range(at+1, end if may_drop else min(at+2, end)) if key(items[i]) == key(row)), None)
         if at is None: raise CaiError(f"{store.path}: row {n} ({row.get('id')!r}) does not come from this input", remedy="delete the file, or write to another folder, and run again")
     if not may_drop and len(rows) != end: raise CaiError(f"{store.path}: {len(rows)} rows where these settings make {end}", remedy="delete the file and run again")
+    _begun(store, dict(items=[key(i) for i in items], chunk=chunk, settings=settings)); store.recover()
     return rows, store.chunks
 
 def run_chunks(items: list[dict],                 # input rows, each with "id" and "prompt"
                make: Callable[[int, list[dict]], list[dict]],  # (chunk number, its items) -> output rows with the same "id" and "prompt"
                *, chunk: int = 128,               # items per chunk; part of the experiment's identity, as batches share a seed
                store=None,                        # `JsonlStore` that keeps whole chunks; None keeps nothing
+               settings: dict | None = None,      # what else shapes the rows: a store begun under other settings is refused
                may_drop: bool = False,            # may `make` leave items out?
                on_progress: Callable[[int, int], None] | None = None) -> list[dict]:
     "All rows of `make`, chunk by chunk; finished chunks are read from `store`, not computed. Raises CaiError if the store holds other work."
-    rows, start = _kept(items, chunk, store, may_drop)
+    rows, start = _kept(items, chunk, store, may_drop, settings)
     if on_progress and start: on_progress(min(start*chunk, len(items)), len(items))
     for c in range(start, -(-len(items)//chunk)):
         new = json.loads(json.dumps(make(c, items[c*chunk:(c+1)*chunk])))     # in memory just as it reads from the file
@@ -185,12 +193,15 @@ def revise(engine,                                # critic: has `.generate` (cha
            store=None,                            # `JsonlStore` for resumable runs
            on_progress: Callable[[int, int], None] | None = None) -> list[Chain]:
     "Chains of `n_revisions` critique-revision rounds for all `rows` (paper section 3.1). Raises CaiError without a source of first responses."
+    if odd := [r["id"] for r in rows if not isinstance(r["prompt"], str)]:
+        raise CaiError(f"the prompt of {odd[0]!r} is not a text", remedy="revise takes one human turn per row, as a string")
     if responses is None and responder is None:
         raise CaiError("no first responses to revise", remedy="pass responder=, the engine of the helpful-only model, or responses=")
     if responses is not None and len(responses) != len(rows):
         raise CaiError(f"{len(responses)} responses for {len(rows)} prompts", remedy="pass one response per prompt, in the same order")
     prefix = few_shot_prefix(constitution, few_shot, direct)
     sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature)
+    settings = dict(seed=seed, n_revisions=n_revisions, prefix=prefix, direct=direct, constitution=getattr(constitution, "sha256", ""), responses=responses, **sampling)
     def make(c, part):
         first = (responses[c*chunk:c*chunk+len(part)] if responses is not None else
                  responder.generate([dialogue_text(r["prompt"]) for r in part], seed=derive_seed(seed, "response", c), **sampling))
@@ -198,10 +209,11 @@ def revise(engine,                                # critic: has `.generate` (cha
         for k in range(n_revisions):
             _round(engine, chains, constitution, k, seed=seed, chunk_no=c, prefix=prefix, direct=direct, **sampling)
         return [x.to_row() for x in chains]
-    return [Chain.from_row(r) for r in run_chunks(rows, make, chunk=chunk, store=store, on_progress=on_progress)]
+    return [Chain.from_row(r) for r in run_chunks(rows, make, chunk=chunk, store=store, on_progress=on_progress, settings=settings)]
 
 # %% ../nbs/06_critique.ipynb #9b8f9fa7
-_NOTHING = re.compile(r"\b(no|nothing|not|n't|without|free of|does not|none)\b[^.]{0,60}\b(wrong|harm\w*|issues?|problems?|faults?|mend|chang\w+|fix|object\w*|concerns?|improve\w*)\b", re.I)
+_WRONG = r"(?:wrong|harm\w*|issues?|problems?|faults?|mend\w*|chang\w+|fix\w*|objection\w*|concerns?|improve\w*)\b"
+_NOTHING = re.compile(r"\b(?:(?:no|none|free|without)(?: [\w-]+){0,2}|nothing(?: [\w-]+){0,5}|(?:not|\w+n['\u2019]t)(?: \w+)? any(?:thing)?(?: \w+)?) " + _WRONG, re.I)
 
 def found_nothing(critique: str | None, nothing: re.Pattern = _NOTHING) -> bool:
     "Does the first sentence of `critique` say that nothing is wrong? A pattern's guess; an empty critique counts, None (direct revision) does not"

@@ -41,6 +41,8 @@ def _row_prompt(row) -> tuple[str, str]: # (prompt, "") or ("", what is wrong)
     if field is None: return "", f"no field `prompt` (nor {', '.join(_PROMPT_FIELDS[1:])}); there is: {', '.join(map(str, row)) or 'nothing'}"
     if not isinstance(row[field], str): return "", f"`{field}` is not a text but {json.dumps(row[field])[:40]}"
     prompt = neutralise(first_human_turn(row[field]))
+    try: prompt.encode()
+    except UnicodeEncodeError: return "", f"`{field}` holds half of a character (a lone surrogate)"
     return prompt, "" if prompt else f"`{field}` is empty"
 
 # %% ../nbs/02_data.ipynb #5e7f04dd

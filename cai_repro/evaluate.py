@@ -152,7 +152,7 @@ def feedback_quality(engine, constitution,
                      ) -> dict: # {"accuracy", "covered", "uncovered"}
     "Is the feedback model right (share of held-out pairs that differ), and does it listen (mean P(refusal) by coverage)?"
     from cai_repro.feedback import label_pairs
-    label = {**(label or {}), "ensemble": 1, "seed": derive_seed(seed, "feedback quality")}
+    label = {**(label or {}), "ensemble": 1, "clamp": (0., 1.), "hard": False, "seed": derive_seed(seed, "feedback quality")}
     rows = label_items(engine, coverage_items(prompts, constitution, seed), constitution, **label)
     side = lambda covered: interval((r["p_a"] for r in rows if r["covered"] == covered), "bootstrap")
     return {"accuracy": feedback_accuracy(label_pairs(engine, list(pairs), constitution, **label), constitution),
@@ -171,7 +171,7 @@ def sample_responses(engine,                 # anything with `.generate(prompts,
         texts = engine.generate([dialogue_text(r["prompt"]) for r in part], max_new_tokens=max_new_tokens,
                                 temperature=temperature, seed=derive_seed(seed, "responses", c))
         return [{**r, "response": t} for r, t in zip(part, texts)]
-    return run_chunks(list(rows), make, chunk=chunk, store=store, on_progress=on_progress)
+    return run_chunks(list(rows), make, chunk=chunk, store=store, on_progress=on_progress, settings=dict(seed=seed, temperature=temperature, max_new_tokens=max_new_tokens))
 
 # %% ../nbs/12_evaluate.ipynb #2b3cca7a
 def evaluate_models(engines: dict,          # name -> engine

@@ -138,6 +138,8 @@ def label_pairs(engine,                           # feedback model: has `.choose
     if ensemble < 1: raise CaiError(f"ensemble={ensemble}", remedy="a label needs at least one principle")
     clamp = clamp or ((.4, .6) if cot else None)
     if clamp: clamp_probability(.5, *clamp)
+    settings = dict(seed=seed, ensemble=ensemble, both_orders=both_orders, few_shot=few_shot, cot=cot, clamp=clamp, hard=hard,
+                    max_new_tokens=max_new_tokens, temperature=temperature, constitution=getattr(constitution, "sha256", ""))
     def make(c, part):
         drawn = [_principles(constitution, pair, ensemble, seed) for pair in part]
         asks = [(pair["prompt"], *order, p) for pair, ps in zip(part, drawn) for p in ps
@@ -146,7 +148,7 @@ def label_pairs(engine,                           # feedback model: has `.choose
                               max_new_tokens=max_new_tokens, temperature=temperature)
         n = len(asks)//len(part)
         return [_label(pair, ps, lps[i*n:(i+1)*n], thoughts and thoughts[i*n:(i+1)*n], clamp, hard) for i, (pair, ps) in enumerate(zip(part, drawn))]
-    return run_chunks(pairs, make, chunk=chunk, store=store, on_progress=on_progress)
+    return run_chunks(pairs, make, chunk=chunk, store=store, on_progress=on_progress, settings=settings)
 
 # %% ../nbs/08_feedback.ipynb #3849b514
 def label_stats(rows: list[dict]) -> dict:
@@ -181,4 +183,5 @@ def sample_pairs(engine,                          # SL-CAI
         if same:
             for i, text in zip(same, draw([part[i] for i in same], "b again")): b[i] = text
         return [{**r, "a": x, "b": y, "source_a": source, "source_b": source} for r, x, y in zip(part, a, b) if x != y]
-    return run_chunks(rows, make, chunk=chunk, store=store, may_drop=True, on_progress=on_progress)
+    return run_chunks(rows, make, chunk=chunk, store=store, may_drop=True, on_progress=on_progress,
+                      settings=dict(seed=seed, temperature=temperature, max_new_tokens=max_new_tokens))

@@ -171,6 +171,10 @@ class LocalEngine:
 
     def _batches(self, rows, room):
         "Similar lengths together: yields (indices, batch ready to read), with the shared prefix left to the batch"
+        limit = getattr(self.roles.base.config.get_text_config(), 'max_position_embeddings', None)
+        longest = max(map(len, rows)) + room
+        if limit and longest > limit:
+            raise CaiError(f'a prompt with its continuation needs {longest} tokens, this model reads {limit}', 'shorten or drop that prompt, use fewer few-shot examples, or lower max_new_tokens')
         P = shared_prefix(rows)
         if P < 8 or _slides(self.roles.base.config): P = 0
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))

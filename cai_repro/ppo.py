@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Callable
 import numpy as np
 import torch
-from .core import CaiError, Dialogue, derive_seed
+from .core import CaiError, derive_seed
 
 # %% ../nbs/10_ppo.ipynb #c56b4108
 def token_logprobs(
@@ -164,6 +164,7 @@ class PPOConfig:
     def __post_init__(self):
         bad = [k for k in ('steps', 'rollouts_per_step', 'epochs', 'minibatch', 'microbatch', 'max_new_tokens', 'lr', 'value_lr', 'clip', 'temperature', 'max_grad_norm') if not getattr(self, k) > 0]
         bad += [k for k in ('kl_coef', 'missing_eos_penalty') if not getattr(self, k) >= 0] + [k for k in ('gamma', 'lam') if not 0 <= getattr(self, k) <= 1]
+        if self.temperature != 1: raise CaiError(f'PPOConfig: temperature={self.temperature!r}', remedy='leave it at 1: log-probabilities are those of temperature 1, another one would bias ratio and KL')
         if bad: raise CaiError('PPOConfig: ' + ', '.join(f'{k}={getattr(self, k)!r}' for k in bad) + ' cannot work', remedy='counts and rates must be above 0, coefficients at least 0, gamma and lam between 0 and 1')
 
 # %% ../nbs/10_ppo.ipynb #284bc27c
@@ -216,9 +217,9 @@ def folded(
     roles, # `cai_repro.models.Roles`
     role:str, # whose adapter
 ):
-    "Inside the block, without gradients: yields the role to compute as, which is None (the base, with the adapter's product added to its weights) or, on a quantised base, `role`."
+    "Inside the block, without gradients: yields the role to compute as, which is None (the base, with the adapter's product added to its weights) or, on a base that is not float32, `role`."
     layers = [m for m in roles.model.modules() if role in getattr(m, 'lora_A', {})]
-    if not layers or not all(m.base_layer.weight.is_floating_point() for m in layers):
+    if not layers or any(m.base_layer.weight.dtype != torch.float32 for m in layers):
         with torch.no_grad(): yield role
         return
     own = [m.base_layer.weight.data for m in layers]
@@ -338,7 +339,7 @@ def advantages(
 def check_finite(step:int, **numbers:float):
     "Raise `CaiError` if any of the named numbers is not finite."
     bad = {k: v for k, v in numbers.items() if not math.isfinite(v)}
-    if bad: raise CaiError(f'PPO step {step}: ' + ', '.join(f'{k} is {v}' for k, v in bad.items()) + '; stopped before the weights were touched',
+    if bad: raise CaiError(f'PPO step {step}: ' + ', '.join(f'{k} is {v}' for k, v in bad.items()) + '; stopped before this gradient step',
                            remedy='lower lr or value_lr, raise kl_coef, and check that the preference model gives finite scores')
 
 def train_role(
@@ -421,9 +422,10 @@ def encode_prompts(
     room:int, # tokens to keep free for the response
 ) -> list[list[int]]:
     "Prompts as dialogue tokens. Raises `CaiError` if there are none, or if one leaves no room for a response."
+    from cai_repro.critique import dialogue_text
     from cai_repro.models import encode
     if not rows: raise CaiError('PPO got no prompts', remedy='pass at least one row with a "prompt"')
-    ids = [encode(roles.tokenizer, Dialogue.from_prompt(r['prompt']).to_text()) for r in rows]
+    ids = [encode(roles.tokenizer, dialogue_text(r['prompt'])) for r in rows]
     limit = getattr(roles.model.config, 'max_position_embeddings', None) or 10**9
     long = [i for i, x in enumerate(ids) if len(x) + room + 1 > limit]
     if long: raise CaiError(f'{len(long)} of {len(rows)} prompts leave no room for {room} new tokens in a context of {limit}; the first is row {long[0]}',

@@ -81,8 +81,9 @@ def _silent_trainers():
 def keep_float32(params: list):
     "Whatever happens inside, these parameters keep the very tensors they had"
     kept = [p.data for p in params]
-    yield
-    for p, d in zip(params, kept): p.data = d
+    try: yield
+    finally:
+        for p, d in zip(params, kept): p.data = d
 
 def trainer_settings(roles: Roles, *, epochs, lr, batch_size, seed, output_dir, schedule='linear', n_rows=0) -> dict:
     "Settings that all our TRL trainers share: quiet, no checkpoints, and right for the device"

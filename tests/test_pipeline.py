@@ -74,7 +74,7 @@ def test_report(whole):
     page = (whole[0]/"report.html").read_text()
     assert "<script" not in page and "http://" not in page and "https://" not in page
     assert 'name="viewport"' in page and "prefers-color-scheme: dark" in page and page.count("data:image/png;base64,") == 6
-    assert "cai run --recipe tiny --seed 0" in page and "red_team_pairs" in page and "transformers" in page
+    assert "from cai_repro.pipeline import Recipe, run" in page and "seed=0)" in page and "red_team_pairs" in page and "transformers" in page
 
 def test_adapters_and_rows_load_with_the_stock_libraries(whole, recipe):
     from datasets import load_dataset
@@ -179,6 +179,25 @@ def test_outside_prompts(recipe, tmp_path):
 def test_official_rows_become_prompts(mirror, recipe, tmp_path):
     this = prepare(recipe, tmp_path/"run", prompts=mirror/"hh-rlhf"/"harmless-base-test.first1500.jsonl")
     assert len(this.outside) > 1000 and len(pipeline.red_team_prompts(this, 12)) == 12
+
+def test_official_principles_and_examples(mirror, recipe, tmp_path):
+    "The authors' files as the constitution of a run, worked examples included"
+    short = {"critique": {"chunk": 4, "few_shot": 1}, "feedback": {"chunk": 4, "few_shot": 1}}
+    this = prepare(replace(recipe, **short, prompts={**SIZES, "red_team": 4, "red_team_pairs": 4, "contrast_pairs": 2}), tmp_path/"run", constitution=mirror)
+    assert this.constitution.name == "official"
+    for stage in STAGES[:6]: run_stage(this, stage, pipeline.PlainProgress(lambda s: None))
+    used = {s["principle_id"] for c in JsonlStore(tmp_path/"run"/"critique"/"chains.jsonl").rows() for s in c["steps"]}
+    assert used and used <= {p.id for p in this.constitution.sl}
+    assert {i for r in JsonlStore(tmp_path/"run"/"feedback"/"red_team.jsonl").rows() for i in r["principle_ids"]} <= {p.id for p in this.constitution.rl}
+
+def test_other_models_are_another_run(recipe, tmp_path):
+    "The same folder names with other weights in them"
+    import shutil
+    base = tmp_path/"base"; shutil.copytree(recipe.base, base)
+    mine = replace(recipe, base=str(base))
+    prepare(mine, tmp_path/"run"); prepare(mine, tmp_path/"run")
+    weights = bytearray((base/"model.safetensors").read_bytes()); weights[-1] ^= 1; (base/"model.safetensors").write_bytes(weights)
+    with pytest.raises(CaiError, match="another run: models"): prepare(mine, tmp_path/"run")
 
 def test_folder_of_another_run(whole, recipe, tmp_path):
     import shutil
