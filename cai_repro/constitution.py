@@ -177,6 +177,10 @@ def _all_problems(reader: _Reader) -> CaiError:
     return CaiError("\n".join(listed), f"mend {'this line' if len(listed) == 1 else f'these {len(listed)} places'} in {reader.file} and run again")
 
 # %% ../nbs/01_constitution.ipynb #75768ca1
+def _official_folder(folder: Path) -> Path:
+    "Where the prompt files lie in the released repository, or in a folder laid out like it"
+    return next((f for f in (folder/"ConstitutionalHarmlessnessPaper"/"prompts", folder/"prompts") if f.is_dir()), folder)
+
 def load_constitution(name_or_path: str | Path # "harmlessness", "pocket", a YAML file, or a folder with the paper's released files
                      ) -> Constitution:
     "Read and check a constitution; one `CaiError` lists every problem with file and line"
@@ -184,7 +188,7 @@ def load_constitution(name_or_path: str | Path # "harmlessness", "pocket", a YAM
     if not path.exists() and re.fullmatch(r"[\w-]+", str(name_or_path)):
         try: path = resource_path(f"constitutions/{name_or_path}.yaml")
         except CaiError: pass
-    if path.is_dir() and (_official_folder(path)/f"{_OFFICIAL['sl']}.json").exists(): return load_official(path)
+    if path.is_dir() and (_official_folder(path)/"CritiqueRevisionInstructions.json").exists(): return load_official(path)
     if path.is_dir(): raise CaiError(f"{path} is a folder, not a constitution", "give a YAML file, the name of a packaged one, or the folder of the paper's released files")
     try: data = path.read_bytes()
     except OSError as e:
@@ -247,10 +251,6 @@ def lint(self: Constitution) -> list[str]:
 # %% ../nbs/01_constitution.ipynb #63a075e9
 _OFFICIAL = {"sl": "CritiqueRevisionInstructions", "critique_text": "CritiqueRevisionFewShotPrompts", "rl": "RLMadisonInstructions",
              "choice": "RLMadisonFewShotPrompts", "cot_text": "RLMadisonPrecogFewShotPrompts"}
-
-def _official_folder(folder: Path) -> Path:
-    "Where the prompt files lie in the released repository, or in a folder laid out like it"
-    return next((f for f in (folder/"ConstitutionalHarmlessnessPaper"/"prompts", folder/"prompts") if f.is_dir()), folder)
 
 def _between(text: str, start: str, end: str) -> str: return text.strip().removeprefix(start).removesuffix(end).strip()
 

@@ -535,7 +535,7 @@ def weighted_loss(hidden, output, batch:dict, letter_ids:tuple[int, int]): # -> 
 
 # %% ../nbs/03_pocket.ipynb #a50rt006
 def orthogonal(g): # (m, n) -> (m, n)
-    "Nearly the orthogonal matrix closest to `g`, by five Newton-Schulz steps: singular values end between about 0.7 and 1.2."
+    "Nearly the orthogonal matrix closest to `g`, by five Newton-Schulz steps: all but the very smallest singular values end between about 0.7 and 1.2."
     wide = g if g.shape[0] <= g.shape[1] else g.T.contiguous()
     x = wide / (wide.norm() + 1e-7)
     for _ in range(5):
