@@ -171,7 +171,7 @@ def test_outside_prompts(recipe, tmp_path):
     metrics = run(recipe, tmp_path/"run", prompts=file)
     t, page = metrics["training_prompts"], (tmp_path/"run"/"report.html").read_text()
     assert t["outside"] and t["prompts"] == 5 and t["responses"] == 25 and t["unparsed"] > 0
-    assert f"could not parse {t['unparsed']} " in page and "hh.jsonl" in page and "--prompts" in page
+    assert f"could not parse {t['unparsed']} " in page and "hh.jsonl" in page and ", prompts=" in page
     chains = JsonlStore(tmp_path/"run"/"critique"/"chains.jsonl").rows()
     assert {c["prompt"] for c in chains} == {f"What about <b>thing {i}</b> & co?" for i in range(5)}
     with pytest.raises(CaiError, match="another run"): run(recipe, tmp_path/"run")     # the same folder without them
