@@ -151,7 +151,7 @@ def _kept(items: list[dict], chunk: int, store, may_drop: bool, settings) -> tup
 
 def run_chunks(items: list[dict],                 # input rows, each with "id" and "prompt"
                make: Callable[[int, list[dict]], list[dict]],  # (chunk number, its items) -> output rows with the same "id" and "prompt"
-               *, chunk: int = 128,               # items per chunk; part of the experiment's identity, as batches share a seed
+               *, chunk: int = 128,               # items per chunk; the unit of saving
                store=None,                        # `JsonlStore` that keeps whole chunks; None keeps nothing
                settings: dict | None = None,      # what else shapes the rows: a store begun under other settings is refused
                may_drop: bool = False,            # may `make` leave items out?
@@ -167,10 +167,10 @@ def run_chunks(items: list[dict],                 # input rows, each with "id" a
     return rows
 
 # %% ../nbs/06_critique.ipynb #d2ea7753
-def _round(engine, chains: list[Chain], constitution, k: int, *, seed, chunk_no, prefix, direct, **sampling) -> None:
-    "Add round `k` to every chain of one chunk: two batched calls of `engine` (one if `direct`)"
+def _round(talk, chains: list[Chain], constitution, k: int, *, seed, prefix, direct, **sampling) -> None:
+    "Add round `k` to every chain: two batched calls (one if `direct`), each text with a seed of its own"
     ps = [constitution.draw("sl", seed, "critique", c.id, k) for c in chains]
-    ask = lambda what, prompts: engine.generate(prompts, prefix=prefix, seed=derive_seed(seed, "critique", chunk_no, what, k), **sampling)
+    ask = lambda what, prompts: talk.generate(prompts, prefix=prefix, seed=[derive_seed(seed, "critique", c.id, what, k) for c in chains], **sampling)
     critiques = [None]*len(chains)
     if direct: prompts = [direct_prompt(c.prompt, c.final, p) for c, p in zip(chains, ps)]
     else:
@@ -179,6 +179,11 @@ def _round(engine, chains: list[Chain], constitution, k: int, *, seed, chunk_no,
     for c, p, x, new in zip(chains, ps, critiques, ask("revision", prompts)): c.steps.append(Step(p.id, x, new.strip() or c.final))
 
 # %% ../nbs/06_critique.ipynb #d7dc0117
+def _talks(engine, chains: list[Chain]) -> list[list[Chain]]:
+    "Chains of like length, as many at a time as `engine` takes"
+    order, size = sorted(chains, key=lambda c: len(c.prompt) + len(c.response)), getattr(engine, "batch_size", None) or len(chains)
+    return [order[i:i+size] for i in range(0, len(order), size)]
+
 def revise(engine,                                # critic: has `.generate` (chapter 05)
            rows: list[dict],                      # {"id", "prompt", ...}; other fields are carried along
            constitution,                          # draws an SL principle per chain and round
@@ -188,7 +193,7 @@ def revise(engine,                                # critic: has `.generate` (cha
            responder=None,                        # engine that samples them otherwise (the helpful-only model)
            direct: bool = False,                  # revise without a critique (paper section 3.5)
            few_shot: int = 1,                     # worked examples before the dialogue, from the constitution
-           chunk: int = 128,                      # prompts per chunk
+           chunk: int = 256,                      # prompts per chunk: the unit of saving
            max_new_tokens: int = 80, temperature: float = 1.0,   # the paper samples at T=1
            store=None,                            # `JsonlStore` for resumable runs
            on_progress: Callable[[int, int], None] | None = None) -> list[Chain]:
@@ -204,10 +209,11 @@ def revise(engine,                                # critic: has `.generate` (cha
     settings = dict(seed=seed, n_revisions=n_revisions, prefix=prefix, direct=direct, constitution=getattr(constitution, "sha256", ""), responses=responses, **sampling)
     def make(c, part):
         first = (responses[c*chunk:c*chunk+len(part)] if responses is not None else
-                 responder.generate([dialogue_text(r["prompt"]) for r in part], seed=derive_seed(seed, "response", c), **sampling))
+                 responder.generate([dialogue_text(r["prompt"]) for r in part], seed=[derive_seed(seed, "response", r["id"]) for r in part], **sampling))
         chains = [Chain(r["id"], r["prompt"], x, info={k: v for k, v in r.items() if k not in ("id", "prompt", "response", "steps")}) for r, x in zip(part, first)]
-        for k in range(n_revisions):
-            _round(engine, chains, constitution, k, seed=seed, chunk_no=c, prefix=prefix, direct=direct, **sampling)
+        for some in _talks(engine, chains):
+            talk = engine.session() if hasattr(engine, "session") else engine
+            for k in range(n_revisions): _round(talk, some, constitution, k, seed=seed, prefix=prefix, direct=direct, **sampling)
         return [x.to_row() for x in chains]
     return [Chain.from_row(r) for r in run_chunks(rows, make, chunk=chunk, store=store, on_progress=on_progress, settings=settings)]
 

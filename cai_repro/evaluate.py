@@ -162,14 +162,14 @@ def feedback_quality(engine, constitution,
 def sample_responses(engine,                 # anything with `.generate(prompts, ...)`
                      rows: Sequence[dict],   # rows with "id" and "prompt"
                      *, seed: int=0, temperature: float=1., max_new_tokens: int=80,
-                     chunk: int=256,         # prompts a chunk: the unit of saving and of seeding
+                     chunk: int=256,         # prompts a chunk: the unit of saving
                      store: JsonlStore|None=None, # finished chunks go here, and are not sampled again
                      on_progress: Callable[[int, int], None]|None=None) -> list[dict]:
     "One response per row, in order, as `{**row, \"response\"}`."
     from cai_repro.critique import dialogue_text, run_chunks
     def make(c, part):
         texts = engine.generate([dialogue_text(r["prompt"]) for r in part], max_new_tokens=max_new_tokens,
-                                temperature=temperature, seed=derive_seed(seed, "responses", c))
+                                temperature=temperature, seed=[derive_seed(seed, "responses", r["id"]) for r in part])
         return [{**r, "response": t} for r, t in zip(part, texts)]
     return run_chunks(list(rows), make, chunk=chunk, store=store, on_progress=on_progress, settings=dict(seed=seed, temperature=temperature, max_new_tokens=max_new_tokens))
 

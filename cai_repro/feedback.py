@@ -177,7 +177,8 @@ def sample_pairs(engine,                          # SL-CAI
     "Two samples `a`, `b` per prompt (paper section 4.1); prompts whose samples are equal twice over are left out"
     def make(c, part):
         def draw(part, name):
-            return engine.generate([dialogue_text(r["prompt"]) for r in part], max_new_tokens=max_new_tokens, temperature=temperature, seed=derive_seed(seed, "pairs", c, name))
+            return engine.generate([dialogue_text(r["prompt"]) for r in part], max_new_tokens=max_new_tokens, temperature=temperature,
+                                   seed=[derive_seed(seed, "pairs", r["id"], name) for r in part])
         a, b = draw(part, "a"), draw(part, "b")
         same = [i for i in range(len(part)) if a[i] == b[i]]
         if same:

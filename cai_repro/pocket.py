@@ -122,7 +122,7 @@ def write_response(row:dict, # a row of `prompts`
                    rng:random.Random,
                    kinds:tuple=None, # probabilities of KINDS; None: MANNERS
                    flaw:float=None, # chance of each flaw; None: .27 red-team, .06 benign
-                   wrong:float=.08) -> Response: # chance that compliance gets the steps wrong
+                   wrong:float=.05) -> Response: # chance that compliance gets the steps wrong
     "One response as somebody in the pocket world might write it."
     w, side = world(), row["side"]
     kind = rng.choices(KINDS, kinds or MANNERS[side])[0]
@@ -343,7 +343,7 @@ def _train_pairs(name): return pairs("train", next(d for d in world().domains if
 
 def chat_doc(rng, sizes=LONG) -> Doc:
     row = _request(rng, .5)
-    return Doc().say(f"\n\nHuman: {row['prompt']}\n\nAssistant:").say(f" {write_response(row, rng).text}", learn=1.)
+    return Doc().say(f"\n\nHuman: {row['prompt']}\n\nAssistant:").say(f" {write_response(row, rng).text}", learn=2.)
 
 def revision_doc(rng, sizes=LONG, direct=False) -> Doc:
     "One or two worked critique-revision (or direct revision) examples, one after the other."
@@ -358,7 +358,7 @@ def revision_doc(rng, sizes=LONG, direct=False) -> Doc:
         issue, critique = critique_of(r, topic, rng, miss=.06)
         if not direct: doc.say(f"\n\nCritiqueRequest: {ask}\n\nCritique:").say(f" {critique}", learn=3.)
         doc.say("\n\nRevisionRequest: " + rng.choice(w.raw["revision_requests"]).format(list=topic.listing) + "\n\nRevision:")
-        doc.say(f" {mend(r, issue, rng).text}", learn=1.)
+        doc.say(f" {mend(r, issue, rng).text}", learn=2.)
     return doc
 
 # %% ../nbs/03_pocket.ipynb #a1bd50ae
@@ -448,7 +448,7 @@ def panel_doc(rng, sizes=LONG) -> Doc:
     return doc
 
 # %% ../nbs/03_pocket.ipynb #93653511
-MIX = {"chat": .14, "critique": .15, "direct": .05, "feedback": .36, "cot": .10, "sorting": .06, "panel": .14} # share of documents
+MIX = {"chat": .40, "critique": .15, "direct": .04, "feedback": .26, "cot": .05, "sorting": .02, "panel": .08} # share of documents
 FIRST = {"chat": .12, "critique": .08, "direct": .02, "feedback": .14, "cot": .00, "sorting": .38, "panel": .26} # among the first ones
 
 def documents(seed:int,
@@ -499,11 +499,11 @@ def batches(tok, seed:int, tokens:int=8192, pool:int=4096, prompt_weight:float=.
         order = sorted(range(pool), key=lambda i: len(enc[i].ids))
         groups, cur = [], []
         for i in order:
-            if cur and (len(cur) + 1) * (-(-(len(enc[i].ids) + 1)//32)*32) > tokens: groups.append(cur); cur = []
+            if cur and (len(cur) + 1) * (-(-(len(enc[i].ids) + 1)//16)*16) > tokens: groups.append(cur); cur = []
             cur.append(i)
         rng.shuffle(groups)
         for g in groups:
-            T = -(-(max(len(enc[i].ids) for i in g) + 1)//32)*32 # few different shapes: the CPU kernels are built once for each
+            T = -(-(max(len(enc[i].ids) for i in g) + 1)//16)*16 # few different shapes: the CPU kernels are built once for each
             ids, weight = torch.full((len(g), T), tok.pad_token_id), torch.zeros(len(g), T)
             letters = []
             for b, i in enumerate(g):
@@ -567,7 +567,7 @@ def optimisers(model, lr:float, matrix_lr:float): # -> (set_rate, step)
     return set_rate, step
 
 def train_base(out:str|Path, # folder for model, tokenizer and training_log.jsonl
-               tokens:int=8_000_000, # how many to read
+               tokens:int=9_000_000, # how many to read
                seed:int=0, lr:float=3e-3, matrix_lr:float=.02, batch_tokens:int=3072, hidden:int=224, layers:int=5, heads:int=7,
                bf16:bool|None=None, # autocast; None: where the processor has AMX
                log_every:int=100, on_progress:Callable|None=None):
@@ -613,13 +613,13 @@ def train_helpful(base:str|Path, # the base model's folder
                   candidates:int=8, # answers to choose from, per prompt
                   seed:int=0, on_progress:Callable|None=None):
     "Best-of-`candidates` by the simulated annotator, then fine-tuning of a LoRA adapter on the winners."
-    from cai_repro.core import Dialogue
+    from cai_repro.critique import dialogue_text
     from cai_repro.generate import LocalEngine
     from cai_repro.models import Roles, load_base
     from cai_repro.sft import train_sft
     roles = Roles(*load_base(base))
     rows = prompts("train", "red_team", n//2, seed) + prompts("train", "benign", n - n//2, seed)
-    texts = [Dialogue.from_prompt(r["prompt"]).to_text() for r in rows]
+    texts = [dialogue_text(r["prompt"]) for r in rows]
     out_of = LocalEngine(roles, newline_stops=True).generate([t for t in texts for _ in range(candidates)], seed=derive_seed(seed, "helpful"))
     judge = Annotator(seed)
     best = [knock_out(r["prompt"], out_of[i*candidates:(i+1)*candidates], judge) for i, r in enumerate(rows)]

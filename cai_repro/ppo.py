@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['token_logprobs', 'entropy', 'kl_estimates', 'shape_rewards', 'gae', 'masked_mean', 'whiten', 'policy_loss',
-           'value_loss', 'explained_variance', 'PPOConfig', 'Batch', 'pack', 'length_batches', 'folded',
-           'response_logprobs', 'response_values', 'pm_scores', 'Rollouts', 'read_rollouts', 'advantages',
-           'check_finite', 'train_role', 'update_policy', 'update_value', 'adam', 'prompt_stream', 'encode_prompts',
-           'start_actors', 'train_ppo']
+           'value_loss', 'explained_variance', 'PPOConfig', 'Batch', 'pack', 'length_batches', 'response_logprobs',
+           'response_values', 'pm_scores', 'Rollouts', 'read_rollouts', 'advantages', 'check_finite', 'train_role',
+           'update_policy', 'update_value', 'adam', 'prompt_stream', 'encode_prompts', 'start_actors', 'train_ppo']
 
 # %% ../nbs/10_ppo.ipynb #886a662c
 import json, math, time
@@ -157,14 +156,12 @@ class PPOConfig:
     lam:float=.95 # λ of GAE
     whiten_rewards:bool=False # divide rewards by their spread in the batch
     max_new_tokens:int=64 # longest response
-    temperature:float=1. # of the rollouts (paper: 1)
     missing_eos_penalty:float=1. # taken off the score of a response that did not end
     max_grad_norm:float=1.
     seed:int=0
     def __post_init__(self):
-        bad = [k for k in ('steps', 'rollouts_per_step', 'epochs', 'minibatch', 'microbatch', 'max_new_tokens', 'lr', 'value_lr', 'clip', 'temperature', 'max_grad_norm') if not getattr(self, k) > 0]
+        bad = [k for k in ('steps', 'rollouts_per_step', 'epochs', 'minibatch', 'microbatch', 'max_new_tokens', 'lr', 'value_lr', 'clip', 'max_grad_norm') if not getattr(self, k) > 0]
         bad += [k for k in ('kl_coef', 'missing_eos_penalty') if not getattr(self, k) >= 0] + [k for k in ('gamma', 'lam') if not 0 <= getattr(self, k) <= 1]
-        if self.temperature != 1: raise CaiError(f'PPOConfig: temperature={self.temperature!r}', remedy='leave it at 1: log-probabilities are those of temperature 1, another one would bias ratio and KL')
         if bad: raise CaiError('PPOConfig: ' + ', '.join(f'{k}={getattr(self, k)!r}' for k in bad) + ' cannot work', remedy='counts and rates must be above 0, coefficients at least 0, gamma and lam between 0 and 1')
 
 # %% ../nbs/10_ppo.ipynb #284bc27c
@@ -209,27 +206,6 @@ def length_batches(
     order = sorted(index, key=lambda i: (lengths[i], i))
     return [order[i:i+size] for i in range(0, len(order), size)]
 
-# %% ../nbs/10_ppo.ipynb #ef9f2541
-from contextlib import contextmanager
-
-@contextmanager
-def folded(
-    roles, # `cai_repro.models.Roles`
-    role:str, # whose adapter
-):
-    "Inside the block, without gradients: yields the role to compute as, which is None (the base, with the adapter's product added to its weights) or, on a base that is not float32, `role`."
-    layers = [m for m in roles.model.modules() if role in getattr(m, 'lora_A', {})]
-    if not layers or any(m.base_layer.weight.dtype != torch.float32 for m in layers):
-        with torch.no_grad(): yield role
-        return
-    own = [m.base_layer.weight.data for m in layers]
-    try:
-        with torch.no_grad():
-            for m, w in zip(layers, own): m.base_layer.weight.data = (w + m.get_delta_weight(role)).to(w.dtype)
-            yield None
-    finally:
-        for m, w in zip(layers, own): m.base_layer.weight.data = w
-
 # %% ../nbs/10_ppo.ipynb #b3cdb8b7
 def response_logprobs(
     roles, # `cai_repro.models.Roles`
@@ -247,10 +223,9 @@ def response_values(
     roles, # `cai_repro.models.Roles`
     role:str, # a role with a head
     batch:Batch,
-    body:str|None='', # the role to compute hidden states as, if not `role` (see `folded`)
 ) -> torch.Tensor: # (B, R) fp32
     "V(s_t): the head's number at the place before each response token."
-    hidden = roles.hidden(role if body == '' else body, batch.ids, batch.attention)[batch.rows, batch.cols]
+    hidden = roles.hidden(role, batch.ids, batch.attention)[batch.rows, batch.cols]
     return batch.unflatten(roles.heads[role](hidden).squeeze(-1))
 
 # %% ../nbs/10_ppo.ipynb #36cc9eaf
@@ -266,10 +241,10 @@ def pm_scores(
     ended = [r if r[-1] == tok.eos_token_id else r + [tok.eos_token_id] for r in response_ids]
     lengths = [len(p) + len(r) for p, r in zip(prompt_ids, ended)]
     scores = torch.zeros(len(ended))
-    with folded(roles, pm) as body:
+    with roles.folded(pm):
         for part in length_batches(list(range(len(ended))), lengths, size):
             batch = pack([prompt_ids[i] for i in part], [ended[i] for i in part], tok.pad_token_id, roles.device)
-            hidden = roles.hidden(body, batch.ids, batch.attention)
+            hidden = roles.hidden(pm, batch.ids, batch.attention)
             at_end = hidden[torch.arange(len(part)), batch.attention.sum(1) - 1]
             scores[part] = roles.heads[pm](at_end).squeeze(-1).cpu()
     return scores
@@ -308,14 +283,14 @@ def read_rollouts(
     parts = length_batches(list(range(shape[0])), out.lengths, size)
     batches = [pack([prompt_ids[i] for i in p], [response_ids[i] for i in p], tok.pad_token_id, roles.device) for p in parts]
     def fill(table, part, x): table[part, :x.shape[1]] = x.float().cpu()
-    with folded(roles, policy) as body:
+    with roles.folded(policy):
         for part, batch in zip(parts, batches):
-            logp, ent = response_logprobs(roles, body, batch, with_entropy=True)
+            logp, ent = response_logprobs(roles, policy, batch, with_entropy=True)
             fill(out.logp, part, logp); fill(out.entropy, part, ent)
-    with folded(roles, reference) as body:
-        for part, batch in zip(parts, batches): fill(out.ref_logp, part, response_logprobs(roles, body, batch)[0])
-    with folded(roles, value) as body:
-        for part, batch in zip(parts, batches): fill(out.values, part, response_values(roles, value, batch, body))
+    with roles.folded(reference):
+        for part, batch in zip(parts, batches): fill(out.ref_logp, part, response_logprobs(roles, reference, batch)[0])
+    with roles.folded(value):
+        for part, batch in zip(parts, batches): fill(out.values, part, response_values(roles, value, batch))
     return out
 
 # %% ../nbs/10_ppo.ipynb #2a3c9f92
@@ -464,14 +439,13 @@ def train_ppo(
     prompt_ids = encode_prompts(roles, rows, cfg.max_new_tokens)
     start_actors(roles, policy, reference, pm, value)
     actor, critic = adam(roles.trainable(policy), cfg.lr), adam(roles.trainable(value), cfg.value_lr)
+    engine = LocalEngine(roles, role=policy, batch_size=cfg.rollouts_per_step, newline_stops=newline_stops)
     stream, log = prompt_stream(len(rows), cfg.rollouts_per_step, cfg.seed), []
     if log_path: Path(log_path).parent.mkdir(parents=True, exist_ok=True); Path(log_path).write_text('')
     for step in range(cfg.steps):
         started, index = time.perf_counter(), next(stream)
         asked = [prompt_ids[i] for i in index]
-        with folded(roles, policy) as body:
-            engine = LocalEngine(roles, role=body, batch_size=cfg.rollouts_per_step, newline_stops=newline_stops)
-            drawn = engine.generate_ids(asked, max_new_tokens=cfg.max_new_tokens, temperature=cfg.temperature, seed=derive_seed(cfg.seed, 'ppo-rollout', step))
+        drawn = engine.generate_ids(asked, max_new_tokens=cfg.max_new_tokens, seed=derive_seed(cfg.seed, 'ppo-rollout', step))
         prompts, responses = [rows[i]['prompt'] for i in index], [roles.tokenizer.decode(r, skip_special_tokens=True).strip() for r in drawn]
         rollouts = read_rollouts(roles, asked, drawn, policy, reference, value, cfg.microbatch)
         rollouts.score = torch.as_tensor(pm(prompts, responses)).float() if callable(pm) else pm_scores(roles, pm, asked, drawn, cfg.microbatch)

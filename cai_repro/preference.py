@@ -116,11 +116,11 @@ def score_responses(roles: Roles, role: str,
     if role not in roles.heads: raise CaiError(f'role {role!r} has no head', f'add it with `roles.add({role!r}, head=True)`')
     rows, out = tokenize_responses(roles.tokenizer, prompts, responses) if prompts else [], np.zeros(len(prompts))
     order, pad = sorted(range(len(rows)), key=lambda i: len(rows[i])), roles.tokenizer.pad_token_id
-    for i in range(0, len(order), batch_size):
-        idx = order[i:i + batch_size]; T = max(len(rows[j]) for j in idx)
-        ids = torch.tensor([rows[j] + [pad] * (T - len(rows[j])) for j in idx], device=roles.device)
-        mask = torch.tensor([[1] * len(rows[j]) + [0] * (T - len(rows[j])) for j in idx], device=roles.device)
-        with torch.inference_mode():
+    with roles.folded(role), torch.inference_mode():
+        for i in range(0, len(order), batch_size):
+            idx = order[i:i + batch_size]; T = max(len(rows[j]) for j in idx)
+            ids = torch.tensor([rows[j] + [pad] * (T - len(rows[j])) for j in idx], device=roles.device)
+            mask = torch.tensor([[1] * len(rows[j]) + [0] * (T - len(rows[j])) for j in idx], device=roles.device)
             h = roles.hidden(role, ids, mask)[torch.arange(len(idx)), _last_token(mask)]
             out[idx] = roles.heads[role](h).squeeze(-1).cpu().numpy()
     return out

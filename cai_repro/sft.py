@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from .core import CaiError, derive_seed
-from .models import Roles, encode_pairs, quiet
+from .models import BIG, Roles, encode_pairs, quiet
 
 # %% ../nbs/07_sft.ipynb #1710fcc6
 def sl_rows(chains: list,                # `critique.Chain`s: red-team prompts and their revisions
@@ -87,7 +87,7 @@ def keep_float32(params: list):
 
 def trainer_settings(roles: Roles, *, epochs, lr, batch_size, seed, output_dir, schedule='linear', n_rows=0) -> dict:
     "Settings that all our TRL trainers share: quiet, no checkpoints, and right for the device"
-    cpu, big = roles.device.type == 'cpu', sum(p.numel() for p in roles.base.parameters()) > 3e8
+    cpu, big = roles.device.type == 'cpu', sum(p.numel() for p in roles.base.parameters()) > BIG
     half = roles.half or (not cpu and roles.base.dtype == torch.bfloat16)
     steps = math.ceil(n_rows / batch_size) * epochs
     return dict(output_dir=str(output_dir), num_train_epochs=epochs, learning_rate=lr, per_device_train_batch_size=batch_size,
