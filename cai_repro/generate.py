@@ -127,9 +127,12 @@ def read(self: _Batch, budget: int = 4096) -> torch.Tensor:
     "Read the new part of the prompts, some `budget` tokens at a time: -> logits of the first new token, (B, vocabulary)"
     T, out, i = self.ids.shape[1], [], 0
     pos = (self.mask[:, :self.length].cumsum(-1) - 1).clamp(min=0)[:, self.start:]
+    def fits(i, j):                                           # rows stand by length: the last of a few has the most to read
+        wide = (j - i) * self.new[j - 1]
+        return wide <= budget and wide - sum(self.new[i:j]) <= 24 + wide / 32
     while i < self.size:
-        j = i + 1                                             # rows stand by length: the last of a few has the most to read
-        while j < self.size and (j + 1 - i) * self.new[j] <= budget: j += 1
+        j = i + 1
+        while j < self.size and fits(i, j + 1): j += 1
         skip = 0 if self.slides else T - self.new[j - 1]      # columns that are padding in all of them
         out.append(self.call(self.ids[i:j, skip:], slice(i, j), self.start + skip, pos[i:j, skip:])[:, -1]); i = j
     return torch.cat(out)
