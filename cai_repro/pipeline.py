@@ -36,7 +36,7 @@ class Recipe:
     constitution: str = "pocket"             # packaged name, or a file
     quantize: str|None = None                # None or "nf4"
     newline_stops: bool = True               # a response ends at a line break (the pocket model)
-    batch_size: int = 128                    # responses generated at a time
+    batch_size: int = 256                    # responses generated at a time
     max_new_tokens: int = 80
     critic: str|None = "helpful"             # who criticises and revises: a role, or None for the bare base
     labeller: str|None = None                # who compares: None is the pretrained base, as in the paper
