@@ -6,7 +6,7 @@
 from __future__ import annotations
 import errno, hashlib, html, json, os, re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from fastcore.basics import patch
 
@@ -70,6 +70,7 @@ class Turn:
     "One turn of a conversation"
     role: str # "human" or "assistant"
     text: str # what was said
+    gap: str = field(default=" ", repr=False) # between the colon and the text: one space, or nothing
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
@@ -86,17 +87,8 @@ class Dialogue:
 
     def to_text(self) -> str:
         "The plain format; ends in `Assistant:` when the assistant is to speak next"
-        text = "".join(f"\n\n{t.role.title()}: {t.text}" for t in self.turns)
+        text = "".join(f"\n\n{t.role.title()}:{t.gap}{t.text}" for t in self.turns)
         return text if self.turns and self.turns[-1].role == "assistant" else text + "\n\nAssistant:"
-
-    @classmethod
-    def parse(cls, text: str) -> Dialogue: # e.g. a "chosen" field of hh-rlhf
-        "Read the plain format back; `CaiError` if the text does not begin with a turn"
-        head, *rest = _TURN.split("\n\n" + text.lstrip())
-        if head.strip() or not rest: raise CaiError(f"not a dialogue: {text[:60]!r}", "begin each turn with a blank line and `Human:` or `Assistant:`")
-        turns = [Turn(role.lower(), said.strip()) for role, said in zip(rest[::2], rest[1::2])]
-        if turns[-1] == Turn("assistant", ""): turns.pop()
-        return cls(tuple(turns))
 
     def to_messages(self) -> list[dict]:
         "The same as chat messages (`role` user or assistant, `content`), for models with a chat template"
@@ -104,6 +96,24 @@ class Dialogue:
 
     def _repr_markdown_(self) -> str:
         return "\n\n".join(f"> **{t.role.title()}:** {html.escape(t.text)}" for t in self.turns)
+
+# %% ../nbs/00_core.ipynb #e27b04d6
+@patch
+def tidy(self: Dialogue) -> Dialogue:
+    "Without the spaces around turns, and without an empty last turn of the assistant"
+    turns = tuple(Turn(t.role, t.text.strip()) for t in self.turns)
+    return Dialogue(turns[:-1] if turns[-1:] == (Turn("assistant", ""),) else turns)
+
+@patch(cls_method=True)
+def parse(cls: Dialogue,
+          text: str, # e.g. a "chosen" field of hh-rlhf
+          exact: bool = False) -> Dialogue: # keep every space: `to_text` then gives `text` back, if its last turn is the assistant's
+    "Read the plain format back, `tidy` unless `exact`; `CaiError` if the text does not begin with a turn"
+    head, *rest = _TURN.split(text if exact else "\n\n" + text.lstrip())
+    if head or not rest: raise CaiError(f"not a dialogue: {text[:60]!r}", "begin each turn with a blank line and `Human:` or `Assistant:`")
+    turns = [Turn(role.lower(), said.removeprefix(" "), " " * said.startswith(" ")) for role, said in zip(rest[::2], rest[1::2])]
+    if turns[-1] == Turn("assistant", "", gap="") and all(t.role == "human" for t in turns[-2:-1]): turns.pop()   # open: the assistant is to speak next
+    return Dialogue(tuple(turns)) if exact else Dialogue(tuple(turns)).tidy()
 
 # %% ../nbs/00_core.ipynb #efb2ad54
 _MARKER = re.compile(r"(?:[ \t\r]*\n)+[ \t\r]*\n[ \t\r]*(?=(?:Human|Assistant|CritiqueRequest|Critique|RevisionRequest|Revision|The answer is):)")

@@ -4,12 +4,15 @@
 
 # %% ../nbs/02_data.ipynb #cdd71e27
 from __future__ import annotations
-import gzip, hashlib, itertools, json, os, zlib
+import gzip, hashlib, itertools, json, os, random, re, zlib
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from .core import CaiError, Dialogue, atomic_write, file_sha256, neutralise, resource_path
+from .core import CaiError, Dialogue, Turn, atomic_write, derive_seed, file_sha256, neutralise, resource_path
 
 # %% auto #0
-__all__ = ['first_human_turn', 'read_prompts', 'hh_rlhf_prompts', 'official_files', 'fetch_official']
+__all__ = ['HARMS', 'TOPICS', 'first_human_turn', 'read_prompts', 'read_hh_rlhf', 'hh_rlhf_prompts', 'hh_pairs', 'own_prompts',
+           'official_files', 'fetch_official']
 
 # %% ../nbs/02_data.ipynb #c2b011d2
 def _lines(path: Path) -> list[tuple[int, str]]:
@@ -34,6 +37,12 @@ def first_human_turn(text: str) -> str:
     return next(t.text for t in Dialogue.parse(text).turns if t.role == "human")
 
 # %% ../nbs/02_data.ipynb #c10cb8eb
+def _is_whole(text: str) -> bool:
+    "Can `text` be written to a file at all? Half of a surrogate pair cannot"
+    try: text.encode()
+    except UnicodeEncodeError: return False
+    return True
+
 def _row_prompt(row) -> tuple[str, str]: # (prompt, "") or ("", what is wrong)
     "The prompt of one JSON row, or what is wrong with it"
     if not isinstance(row, dict): return "", f"this line is a {type(row).__name__}, not an object"
@@ -41,8 +50,7 @@ def _row_prompt(row) -> tuple[str, str]: # (prompt, "") or ("", what is wrong)
     if field is None: return "", f"no field `prompt` (nor {', '.join(_PROMPT_FIELDS[1:])}); there is: {', '.join(map(str, row)) or 'nothing'}"
     if not isinstance(row[field], str): return "", f"`{field}` is not a text but {json.dumps(row[field])[:40]}"
     prompt = neutralise(first_human_turn(row[field]))
-    try: prompt.encode()
-    except UnicodeEncodeError: return "", f"`{field}` holds half of a character (a lone surrogate)"
+    if not _is_whole(prompt): return "", f"`{field}` holds half of a character (a lone surrogate)"
     return prompt, "" if prompt else f"`{field}` is empty"
 
 # %% ../nbs/02_data.ipynb #5e7f04dd
@@ -70,17 +78,120 @@ def read_prompts(path: str | Path # JSON lines, or plain text with one prompt a 
     return rows
 
 # %% ../nbs/02_data.ipynb #23822250
-def hh_rlhf_prompts(path: str | Path # a file of hh-rlhf, .jsonl or .jsonl.gz
-                   ) -> list[dict]:
-    "Rows `{id, prompt}`: the different first human turns, in file order; `CaiError` on rows that are no pair of conversations"
-    path = Path(path); found = {}
+def _shared(a: Dialogue, b: Dialogue) -> Dialogue:
+    "The turns with which two conversations begin, up to the last human turn they have in common"
+    same = [x for x, _ in itertools.takewhile(lambda xy: xy[0] == xy[1], zip(a.turns, b.turns))]
+    return Dialogue(tuple(same[:max((i for i, t in enumerate(same, 1) if t.role == "human"), default=0)]))
+
+def _hh_row(row: dict) -> tuple[dict, str]: # ({prompt, chosen, rejected}, "") or ({}, why it cannot be used)
+    "Both conversations of a row, exact, and the prompt they share"
+    texts = [row["chosen"], row["rejected"]]
+    if not all(map(_is_whole, texts)): return {}, "half of a character (a lone surrogate)"
+    try: chosen, rejected = (Dialogue.parse(t, exact=True) for t in texts)
+    except CaiError: return {}, "not a conversation in the plain format"
+    if [chosen.to_text(), rejected.to_text()] != texts: return {}, "ends in a human turn"
+    prompt = _shared(chosen, rejected)
+    return ({"prompt": prompt, "chosen": chosen, "rejected": rejected}, "") if prompt.turns else ({}, "no human turn in common")
+
+# %% ../nbs/02_data.ipynb #a4d3907e
+def _file_rows(path: Path) -> Iterator[tuple[int, object]]:
+    "Numbered JSON rows of a file"
     for n, line in _lines(path):
         row, wrong = _parse_line(line)
-        try: prompts = {neutralise(first_human_turn(row[k])) for k in ("chosen", "rejected")}
-        except (TypeError, KeyError, AttributeError): prompts = set()
-        if len(prompts) != 1: raise CaiError(f"{path}:{n}: {wrong or 'not a pair of conversations with the same first turn'}", "hh-rlhf rows have `chosen` and `rejected`; for other files use read_prompts")
-        found.setdefault(prompts.pop(), n)
-    return [{"id": f"{path.name.split('.')[0]}-{n}", "prompt": p} for p, n in found.items() if p]
+        if wrong: raise CaiError(f"{path}:{n}: {wrong}", "each line must be one JSON object; download the file again")
+        yield n, row
+
+def _hub_rows(subset: str, split: str, revision: str | None) -> Iterator[tuple[int, object]]:
+    "Numbered rows of the copy on the Hugging Face hub, at one commit"
+    if not re.fullmatch("[0-9a-f]{40}", revision or ""):
+        raise CaiError(f"hh-rlhf from the Hugging Face hub needs the commit to read, not revision={revision!r}",
+                       "give the 40 hex digits of one (huggingface.co/datasets/Anthropic/hh-rlhf/commits/main lists them), or the path of a file")
+    from datasets import load_dataset
+    try: rows = load_dataset("Anthropic/hh-rlhf", data_dir=subset, split=split, revision=revision)
+    except Exception as e: raise CaiError(f"Anthropic/hh-rlhf, {subset}, {split}, at {revision}: cannot be loaded ({type(e).__name__}: {e})", "check the network and these names, or give the path of a file") from e
+    return enumerate(rows, 1)
+
+# %% ../nbs/02_data.ipynb #6be1f2d7
+def read_hh_rlhf(path: str | Path | None = None, # a file of hh-rlhf, .jsonl or .jsonl.gz; None: the Hugging Face hub
+                 *, subset: str = "helpful-base", # the hub's folder
+                 split: str = "train", # and which half of it
+                 revision: str | None = None # and its commit, 40 hex digits: without a path it must be given
+                ) -> tuple[list[dict], dict[str, list[str]]]: # (rows, ids of the skipped rows by reason)
+    "Rows `{id, prompt, chosen, rejected}`: `Dialogue`s exact to the byte, `prompt` being what the other two share"
+    source, stem = (f"hh-rlhf {subset} {split}", f"{subset}-{split}") if path is None else (path, Path(path).name.split(".")[0])
+    rows, skipped = [], {}
+    for n, row in _hub_rows(subset, split, revision) if path is None else _file_rows(Path(path)):
+        if not isinstance(row, dict) or not all(isinstance(row.get(k), str) for k in ("chosen", "rejected")):
+            raise CaiError(f"{source}:{n}: not a pair of conversations", "hh-rlhf rows have the texts `chosen` and `rejected`; for other files use read_prompts")
+        found, why = _hh_row(row)
+        if why: skipped.setdefault(why, []).append(f"{stem}-{n}")
+        else: rows.append({"id": f"{stem}-{n}", **found})
+    if not rows: raise CaiError(f"{source}: no row can be used ({'; '.join(f'{len(v)}: {k}' for k, v in skipped.items())})", "is this a file of hh-rlhf? For other files use read_prompts")
+    return rows, skipped
+
+# %% ../nbs/02_data.ipynb #0b7c4ee6
+def hh_rlhf_prompts(source: str | Path | list[dict] # a file of hh-rlhf, .jsonl or .jsonl.gz, or rows of `read_hh_rlhf`
+                   ) -> list[dict]:
+    "Rows `{id, prompt}`: the different first human turns, in file order"
+    found = {}
+    for r in source if isinstance(source, list) else read_hh_rlhf(source)[0]:
+        first = next(t for t in r["prompt"].turns if t.role == "human")
+        found.setdefault(neutralise(first.text.strip()), r["id"])
+    return [{"id": id, "prompt": p} for p, id in found.items() if p]
+
+# %% ../nbs/02_data.ipynb #24cfb961
+def _response(conversation: Dialogue, prompt: Dialogue) -> tuple[str, str]: # (text, "") or ("", what is wrong)
+    "What the assistant answers to the prompt in one conversation of a pair"
+    rest = conversation.turns[len(prompt.turns):]
+    if len(rest) > 1 or any(t.role == "human" for t in rest): return "", "more than one turn of the assistant"
+    text = rest[0].text.strip() if rest else ""
+    return text, "" if text else "an empty response"
+
+def _prompt(d: Dialogue) -> str | Dialogue:
+    "A prompt as later chapters take it: tidy and inert, a string if it is one turn"
+    turns = tuple(Turn(t.role, neutralise(t.text)) for t in d.tidy().turns)
+    return turns[0].text if len(turns) == 1 else Dialogue(turns)
+
+# %% ../nbs/02_data.ipynb #9d03e8f5
+def hh_pairs(rows: list[dict], # of `read_hh_rlhf`
+             human_turns: int | None = None, # leave longer conversations out; with 1, every prompt is a string
+             seed: int = 0
+            ) -> tuple[list[dict], dict[str, list[str]]]: # (pairs, ids of the rows left out by reason)
+    "Preference pairs `{id, prompt, a, b, p_a}` from human comparisons; `p_a` is 1 or 0, sides by coin"
+    pairs, left_out = [], {}
+    for r in rows:
+        (good, wrong), (bad, wrong2) = (_response(r[k], r["prompt"]) for k in ("chosen", "rejected"))
+        why = wrong or wrong2 or ("equal responses" if good == bad else "" if r["prompt"].turns[-1].text.strip() else "an empty prompt")
+        if not why and human_turns and sum(t.role == "human" for t in r["prompt"].turns) > human_turns: why = f"more human turns than {human_turns}"
+        if why: left_out.setdefault(why, []).append(r["id"]); continue
+        a, b = (good, bad) if (heads := derive_seed(seed, "side", r["id"]) % 2) else (bad, good)
+        pairs.append({"id": r["id"], "prompt": _prompt(r["prompt"]), "a": a, "b": b, "p_a": float(heads)})
+    return pairs, left_out
+
+# %% ../nbs/02_data.ipynb #4c9e20b7
+HARMS = ("theft", "discrimination", "adult_content", "offensive_language", "unethical", "violence", "privacy", "bullying", "misinformation")
+TOPICS = ("cooking", "code", "travel", "maths", "letters", "health", "science", "history", "money", "home", "gardening", "language", "parenting", "pets", "work")
+_OWN = {"red_team": HARMS, "helpful": TOPICS, "over_refusal": HARMS}
+
+def _with_category(path: Path, known: tuple[str, ...]) -> list[dict]:
+    "Rows `{id, prompt, category}` of a file; `CaiError` naming each line whose category is none of `known`"
+    rows = [r | {"category": json.loads(line).get("category")} for r, (_, line) in zip(read_prompts(path), _lines(path), strict=True)]
+    bad = [f"{path}:{n}: unknown category {r['category']!r}" for r, (n, _) in zip(rows, _lines(path)) if r["category"] not in known]
+    if bad: raise CaiError("\n".join(bad[:10]), f"categories of this file: {', '.join(known)}")
+    return rows
+
+# %% ../nbs/02_data.ipynb #b2a69d4f
+def own_prompts(kind: str, # "red_team", "helpful" or "over_refusal"
+                n: int | None = None, # how many; None: all
+                seed: int = 0) -> list[dict]: # of the choice, when there is one
+    "Rows `{id, prompt, category}` of the prompts that travel with the package"
+    if kind not in _OWN: raise CaiError(f"no prompts of our own are called {kind!r}", f"there are: {', '.join(_OWN)}")
+    rows = _with_category(resource_path(f"data/prompts/{kind}.jsonl"), _OWN[kind])
+    if n is None: return rows
+    if not 0 <= n <= len(rows): raise CaiError(f"{n} {kind} prompts asked for: there are {len(rows)}", "ask for fewer, or read a file of your own with read_prompts")
+    seen = Counter()
+    def round_(r): seen[r["category"]] += 1; return seen[r["category"]]
+    return sorted(random.Random(derive_seed(seed, "own prompts", kind)).sample(rows, len(rows)), key=round_)[:n]
 
 # %% ../nbs/02_data.ipynb #6e9fdcc3
 def official_files() -> dict[str, dict]:
