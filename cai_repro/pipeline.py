@@ -16,14 +16,15 @@ from .core import CaiError, JsonlStore, RunFolder, atomic_write, derive_seed, fi
 
 # %% auto #0
 __all__ = ['COUNTS', 'ADAPTERS', 'EVALUATED', 'GENERATION', 'STAGES', 'HELP', 'app', 'DEBUG', 'CONSTITUTION', 'SEED', 'Recipe',
-           'recipes', 'find_recipe', 'locate', 'check_disk', 'check_models', 'models_mark', 'Run', 'prepare', 'Stage',
-           'parts', 'red_team_prompts', 'make_prompts', 'make_helpful', 'revised', 'make_critique', 'make_sft',
-           'tempfile_folder', 'repeated', 'benign_pairs', 'contrast_pairs', 'make_pairs', 'make_feedback',
+           'recipes', 'find_recipe', 'locate', 'check_disk', 'check_models', 'files_mark', 'models_mark', 'Run',
+           'prepare', 'Stage', 'parts', 'red_team_prompts', 'make_prompts', 'make_helpful', 'revised', 'make_critique',
+           'make_sft', 'tempfile_folder', 'repeated', 'benign_pairs', 'contrast_pairs', 'make_pairs', 'make_feedback',
            'make_preference', 'rl_prompts', 'make_ppo', 'preference_quality', 'held_out_pairs', 'training_prompts',
            'make_evaluate', 'write_metrics', 'command_of', 'versions', 'write_info', 'make_report', 'stage_fingerprint',
            'PlainProgress', 'BarProgress', 'progress_for_screen', 'disk_full', 'run_stage', 'run', 'results_table',
            'summary_lines', 'clean', 'friendly', 'main', 'quiet', 'run_command', 'word_changes', 'marked', 'pocket_run',
-           'outside_note', 'revise_command', 'print_chain', 'judge_command', 'print_judgement']
+           'outside_note', 'revise_command', 'print_chain', 'judge_command', 'print_judgement', 'eval_folder',
+           'eval_engine', 'eval_tables', 'eval_command', 'run_eval']
 
 # %% ../nbs/14_pipeline.ipynb #e004d5a9
 @dataclass(frozen=True)
@@ -92,10 +93,14 @@ def check_models(recipe: Recipe) -> None:
     for path, file, what in ((recipe.base, "config.json", "model"), (recipe.helpful, "adapter_config.json", "adapter")):
         if not (locate(path)/file).exists(): raise CaiError(f"{locate(path)}: no {file} there, so this is no {what}", f"give the recipe a folder with {file}")
 
-def models_mark(recipe: Recipe) -> str:
-    "Fingerprint of the base's and the helpful adapter's files: by their bytes up to 1 GB a file, beyond that by their size."
-    files = [p for path in (recipe.base, recipe.helpful) for p in sorted(locate(path).glob("*")) if p.suffix in (".json", ".safetensors")]
+def files_mark(*folders: Path) -> str:
+    "Fingerprint of the model files in some folders: by their bytes up to 1 GB a file, beyond that by their size."
+    files = [p for folder in folders for p in sorted(folder.glob("*")) if p.suffix in (".json", ".safetensors")]
     return fingerprint([(p.name, file_sha256(p) if p.stat().st_size < 2**30 else p.stat().st_size) for p in files])
+
+def models_mark(recipe: Recipe) -> str:
+    "Fingerprint of the files of the base and of the helpful adapter."
+    return files_mark(locate(recipe.base), locate(recipe.helpful))
 
 # %% ../nbs/14_pipeline.ipynb #f197b71d
 ADAPTERS = {"sl": "sft/sl", "pm": "preference/pm", "policy": "ppo/policy", "value": "ppo/value"} # role -> folder in the run
@@ -708,3 +713,95 @@ def print_judgement(row: dict, principle, console) -> None:
     console.print(f"\nprinciple {principle.id}: {clean(principle.choice)}\n", style="dim"); console.print(table)
     choice = "is undecided" if abs(row["p_a"] - .5) < .02 else "prefers A" if row["p_a"] > .5 else "prefers B"
     console.print(f"\nThe feedback model {choice}.")
+
+# %% ../nbs/14_pipeline.ipynb #5e0c3a12
+def eval_folder(model: str, suite: str, *, adapter: str|None=None, few_shot: int=0, cot: bool=False, samples: int=1, both_orders: bool=False, limit: int|None=None, seed: int=0) -> Path:
+    "Where an evaluation is kept unless told otherwise: one folder for each way of asking."
+    what = [model, adapter, suite, f"{few_shot}-shot" if few_shot else None, "cot" if cot else None, f"x{samples}" if samples > 1 else None,
+            "both-orders" if both_orders else None, f"{limit}-rows" if limit else None, f"seed{seed}"]
+    return Path("runs/eval")/"_".join(re.sub(r"[^\w.]+", "-", w).strip("-.") for w in what if w)
+
+def eval_engine(model: str|Path, adapter: str|Path|None=None, quantize: str|None=None, batch_size: int=16) -> tuple:
+    "(engine, mark of its files) for a base and, if given, a LoRA adapter on it; reasoning ends where a human turn would begin."
+    from cai_repro.generate import LocalEngine
+    from cai_repro.models import Roles, load_base
+    folders = [Path(p) for p in (model, adapter) if p and Path(p).exists()]
+    roles = Roles(*load_base(model, quantize=quantize))
+    if adapter: roles.load("adapter", adapter)
+    return LocalEngine(roles, role="adapter" if adapter else None, batch_size=batch_size, stop=("\n\nHuman:",)), files_mark(*folders)
+
+# %% ../nbs/14_pipeline.ipynb #5e0c3a14
+def eval_tables(result: dict) -> list:
+    "An evaluation for the terminal: what was measured, and the paper's accuracies by model size where there are any."
+    from rich.table import Table
+    from cai_repro.evaluate import show
+    from cai_repro.suites import PAPER
+    c, a, short = result["counts"], result["accuracy"], lambda x: f"{x:.3f}".replace("0.", ".", 1)
+    ours = Table(title=f"{result['suite']}: {c['asked']} of {c['all']} rows ({c['leaked']} left out as leaked, {c['too_long']} as too long)", title_justify="left", title_style="", box=None, pad_edge=False, show_header=False)
+    for name, value in (("accuracy", f"{show(a)}  95 % interval over {a['groups']} prompts"), ("undecided", f"{result['undecided']} rows"),
+                        ("to compare", f"{short(result['chance'])} by chance, {short(result['majority'])} with the most frequent answer"),
+                        ("mean confidence", short(result["confidence"])), ("calibration error", f"{short(result['ece'])}  (ECE)"),
+                        ("P(first letter)", short(result["first_letter"]))): ours.add_row(name, value)
+    if not (paper := result["paper"]): return [ours]
+    theirs = Table(title="the paper, figure 4, by billion parameters", title_justify="left", title_style="", box=None, pad_edge=False)
+    for h in ("", *map(str, paper["sizes"])): theirs.add_column(h, justify="right" if h else "left")
+    for curve in (paper["curve"], "human PM"): theirs.add_row(curve, *map(short, PAPER[result["suite"]][curve]))
+    return [ours, theirs]
+
+# %% ../nbs/14_pipeline.ipynb #5e0c3a15
+@app.command("eval")
+def eval_command(ctx: typer.Context,
+                 model: str = typer.Option(None, "--model", metavar="FOLDER|ID", help="A model folder, or an id on the Hugging Face Hub.  [default: the pocket base]"),
+                 adapter: Path = typer.Option(None, "--adapter", metavar="DIR", help="A LoRA adapter on it, such as sft/sl of a run."),
+                 suite: str = typer.Option("hhh438", "--suite", help="hhh438, harmful_vs_ethical or harmfulness_classification."),
+                 few_shot: int = typer.Option(0, "--few-shot", min=0, metavar="N", help="Worked examples before each question: at most 5, or 6 with --cot."),
+                 cot: bool = typer.Option(False, "--cot", help="Let the model reason first, in two turns."),
+                 samples: int = typer.Option(1, "--samples", min=1, metavar="N", help="Reasonings per row, averaged (with --cot)."),
+                 both_orders: bool = typer.Option(False, "--both-orders", help="Ask again with the options reversed, and average."),
+                 limit: int = typer.Option(None, "--limit", min=1, metavar="N", help="Only N rows, drawn by --seed."),
+                 out: Path = typer.Option(None, "--out", metavar="DIR", help="Folder for eval.json and rows.jsonl.  [default: runs/eval/<what was asked>]"),
+                 batch_size: int = typer.Option(16, "--batch-size", min=1, metavar="N", help="Prompts at a time: fewer need less memory."),
+                 quantize: str = typer.Option(None, "--quantize", metavar="nf4", help="Load the model in 4 bits."),
+                 seed: int = SEED, debug: bool = DEBUG) -> None:
+    """Test a model with one of the paper's own evaluations.
+
+    Can it tell the better response, or name a harm? Questions with known answers, read off as letters.
+
+    \b
+    hhh438                      which of two responses is better (figure 4)
+    harmful_vs_ethical          did the assistant behave harmfully or ethically?
+    harmfulness_classification  which of nine kinds of harm is it?
+
+    Prints accuracy with its interval and calibration, beside the paper's numbers, and writes eval.json.
+
+    \b
+    cai eval --limit 20
+    cai eval --model Qwen/Qwen3-0.6B-Base --suite hhh438 --cot --few-shot 6 --samples 5
+    """
+    with friendly(debug or ctx.obj):
+        run_eval(model, adapter, suite, dict(few_shot=few_shot, cot=cot, samples=samples), dict(both_orders=both_orders, limit=limit), out, batch_size, quantize, seed)
+
+# %% ../nbs/14_pipeline.ipynb #5e0c3a16
+def run_eval(model: str|None, adapter: Path|None, suite: str, how: dict, more: dict, out: Path|None, batch_size: int, quantize: str|None, seed: int) -> dict:
+    "What `cai eval` does: check, load, ask, print, write; returns the result."
+    from types import SimpleNamespace
+    from cai_repro.suites import evaluate_suite, plan_suite
+    name, here = model or "pocket", model is None or Path(model).exists()
+    out = out or eval_folder(name, suite, adapter=adapter and str(adapter), **how, **more, seed=seed)
+    for folder, file, what in ((model, "config.json", "model"), (adapter, "adapter_config.json", "adapter")):
+        if folder and (what == "adapter" or here) and not (Path(folder)/file).exists(): raise CaiError(f"{folder}: no {file} there, so this is no {what}", f"give a folder with {file}")
+    plan_suite(suite, **how, seed=seed); check_disk(out)         # the questions may be fetched here, so before `quiet` shuts the network off
+    if not here: os.environ.setdefault("HF_HUB_OFFLINE", "0")
+    quiet()
+    from rich.console import Console
+    engine, mark = eval_engine(model or locate(recipes()["pocket"].base), adapter, quantize, batch_size)
+    label = " + ".join(filter(None, (name, adapter and str(adapter), quantize)))
+    with progress_for_screen() as shown:
+        stage, start = SimpleNamespace(name="eval", does=f"{label} on {suite}"), time.perf_counter()
+        result = evaluate_suite(engine, suite, **how, **more, seed=seed, model=f"{label} {mark}", store=JsonlStore(out/"rows.jsonl"), on_progress=shown.start(stage))
+        shown.done(stage, result["counts"]["asked"], time.perf_counter() - start)
+    atomic_write(out/"eval.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    console = Console(highlight=False, markup=False, force_jupyter=False, width=None if sys.stdout.isatty() else 100)
+    for table in eval_tables(result): console.print(); console.print(table)
+    typer.echo(f"\nwritten: {out/'eval.json'}")
+    return result
