@@ -74,11 +74,19 @@ def _common(a: list[int], b: list[int]) -> int:
     "How many tokens two rows begin with"
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
+def _first(ranges: list[tuple[int, int]], n: int) -> list[tuple[int, int]]:
+    "The first `n` columns of some ranges of columns"
+    out = []
+    for a, b in ranges:
+        if n > 0: out.append((a, min(b, a + n)))
+        n -= b - a
+    return out
+
 class _Batch:
     "Rows that are read and written together: what each has been told, and the memory of it"
     def __init__(self, base, size, pad=0, dtype=None):
         self.base, self.pad, self.dtype, self.slides, self.cache = base, pad, dtype, _slides(base.config), None
-        self.told, self.at, self.slot = [[] for _ in range(size)], [[] for _ in range(size)], torch.zeros(size, dtype=torch.long)  # tokens; their columns; their row
+        self.told, self.at, self.slot = [[] for _ in range(size)], [[] for _ in range(size)], [0] * size   # tokens; their columns, as ranges; their row
 
     def call(self, ids, rows, start, positions, keep=1):
         "One call of the model on rows of the batch, writing after `start`: -> logits of the last `keep` tokens, float32"
@@ -100,27 +108,28 @@ def begin(self: _Batch, prompts: list[list[int]], room: int):
     gap = torch.tensor([[K + T - n, f] for n, f in zip(self.new, free)], device=dev)
     self.mask = ((column >= gap[:, :1]) | (column < K) & (column >= gap[:, 1:])).long()
     cache = _new_cache(self.base.config, B, K + T + room, self.dtype)
-    if K: self._take_over(cache, torch.tensor([[0] * f + self.at[i][:known[i]] for i, f in zip(self.order, free)], device=dev))
+    if K: self._take_over(cache, [(self.slot[i], f, _first(self.at[i], known[i])) for i, f in zip(self.order, free)])
     self.cache, self.start, self.length, self.size = cache, K, K + T, B
     self.pos = torch.tensor([len(prompts[i]) for i in self.order], device=dev)    # position of the next new token
     for i, f, n in zip(self.order, free, self.new):
-        self.told[i], self.at[i] = list(prompts[i]), [*range(f, K), *range(K + T - n, K + T)]
+        self.told[i], self.at[i] = list(prompts[i]), [(f, K), (K + T - n, K + T)]
 
 @patch
-def _take_over(self: _Batch, cache, columns):
-    "Copy the given columns of the old memory, row by row, to the front of a new one; the old is let go layer by layer"
-    rows = self.slot[self.order].to(columns.device)[:, None]
+def _take_over(self: _Batch, cache, moves):
+    "Copy columns of the old memory to a new one; `moves` has for each new row the old row, the first new column and the ranges. The old is let go layer by layer"
     for old, new in zip(self.cache.layers, cache.layers):
-        k, v = old.keys[rows, :, columns].transpose(1, 2), old.values[rows, :, columns].transpose(1, 2)
+        new.lazy_initialization(old.keys, old.values)
+        for was, now in ((old.keys, new.keys), (old.values, new.values)):
+            for row, (source, at, ranges) in enumerate(moves):
+                for a, b in ranges: now[row, :, at:at + b - a] = was[source, :, a:b]; at += b - a
         old.keys = old.values = None
-        new.lazy_initialization(k, v)
-        new.keys[:, :, :columns.shape[1]], new.values[:, :, :columns.shape[1]] = k, v
 
 @patch
 def branch(self: _Batch, parents: list[int]):
     "From now on row i goes on from what row `parents[i]` has been told"
     self.told, self.at = [self.told[p] for p in parents], [self.at[p] for p in parents]
-    self.slot = torch.tensor(self.order).argsort()[parents]
+    place = {i: p for p, i in enumerate(self.order)}
+    self.slot = [place[p] for p in parents]
 
 @patch
 def read(self: _Batch, budget: int = 4096) -> torch.Tensor:
@@ -150,11 +159,12 @@ def keep(self: _Batch, alive: torch.Tensor) -> torch.Tensor:
     "Shrink to the rows that are alive (a (B,) bool): -> for each place that is left, the place its row had before"
     left = int(alive.sum()); place = torch.arange(self.size, device=alive.device)
     holes, movers = place[:left][~alive[:left]], place[left:][alive[left:]]
-    to, fro = torch.cat([holes, movers]), torch.cat([movers, holes])
+    to, fro, pairs = torch.cat([holes, movers]), torch.cat([movers, holes]), list(zip(holes.tolist(), movers.tolist()))
     for l in self.cache.layers:
-        for kv in (l.keys, l.values): kv[to, :, :self.length] = kv[fro, :, :self.length]
+        for kv in (l.keys, l.values):
+            for h, m in pairs: kept = kv[h, :, :self.length].clone(); kv[h, :, :self.length] = kv[m, :, :self.length]; kv[m, :, :self.length] = kept
     self.mask[to], self.pos[to], place[to] = self.mask[fro], self.pos[fro], place[fro]
-    for h, m in zip(holes.tolist(), movers.tolist()): self.order[h], self.order[m] = self.order[m], self.order[h]
+    for h, m in pairs: self.order[h], self.order[m] = self.order[m], self.order[h]
     self.size = left
     return place[:left]
 
@@ -162,8 +172,8 @@ def keep(self: _Batch, alive: torch.Tensor) -> torch.Tensor:
 def end(self: _Batch, written: list[list[int]]):
     "Note what was written to each prompt. Of the last token there is no memory: it was drawn, but never read"
     first = self.start + self.ids.shape[1]
-    for i, w in enumerate(written): self.told[i] += w[:-1]; self.at[i] += range(first, first + len(w[:-1]))
-    self.slot = torch.tensor(self.order).argsort()
+    for i, w in enumerate(written): self.told[i] += w[:-1]; self.at[i].append((first, first + len(w[:-1])))
+    for p, i in enumerate(self.order): self.slot[i] = p
 
 # %% ../nbs/05_generate.ipynb #89349e09
 def pick(logits: torch.Tensor, u: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

@@ -424,3 +424,23 @@ def folded(self: Roles, role: str | None):
         finally:
             self._folded = None
             for m, w in zip(layers, own): m.base_layer.weight.data = w
+
+# %% ../nbs/04_models.ipynb #81e0e56f
+def _through_sum(layer, role, x, *args, **kwargs):
+    "A LoRA layer's output by one multiplication with W + sBA"
+    if layer.disable_adapters or layer.active_adapters != [role]: return type(layer).forward(layer, x, *args, **kwargs)
+    low, up = layer.lora_A[role].weight, layer.lora_B[role].weight
+    return F.linear(x, torch.addmm(layer.base_layer.weight, up, low, alpha=layer.scaling[role]), layer.base_layer.bias)
+
+@patch
+@contextmanager
+def summed(self: Roles, role: str):
+    "Train `role` through W + sBA inside the block: the same gradients, faster for a float32 base on a CPU below `BIG`; any other is left as it is"
+    from functools import partial
+    layers = [m for m in self.model.modules() if role in getattr(m, 'lora_A', {})]
+    fit = self.device.type == 'cpu' and sum(m.base_layer.weight.numel() for m in layers) <= BIG
+    layers = [m for m in layers if fit and m.base_layer.weight.dtype == torch.float32 and type(m.base_layer) is nn.Linear]
+    for m in layers: m.forward = partial(_through_sum, m, role)
+    try: yield
+    finally:
+        for m in layers: del m.forward

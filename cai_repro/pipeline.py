@@ -37,7 +37,7 @@ class Recipe:
     constitution: str = "pocket"             # packaged name, or a file
     quantize: str|None = None                # None or "nf4"
     newline_stops: bool = True               # a response ends at a line break (the pocket model)
-    batch_size: int = 256                    # responses generated at a time
+    batch_size: int = 128                    # responses generated at a time
     max_new_tokens: int = 80
     critic: str|None = "helpful"             # who criticises and revises: a role, or None for the bare base
     labeller: str|None = None                # who compares: None is the pretrained base, as in the paper
@@ -51,11 +51,11 @@ class Recipe:
     ppo: dict = field(default_factory=dict)         # of `ppo.PPOConfig`
 
 # %% ../nbs/14_pipeline.ipynb #e9219786
-COUNTS = {"red_team": 1200,       # red-team prompts for critique and revision
+COUNTS = {"red_team": 600,        # red-team prompts for critique and revision
           "benign": 1200,         # benign prompts whose helpful answers keep SL-CAI helpful
-          "red_team_pairs": 1200, # pairs of two SL-CAI samples, labelled by the feedback model
-          "contrast_pairs": 1000, # the same, SL-CAI against helpful-only (at most as many as `red_team`)
-          "benign_pairs": 1500,   # pairs labelled by the simulated annotator
+          "red_team_pairs": 800,  # pairs of two SL-CAI samples, labelled by the feedback model
+          "contrast_pairs": 600,  # the same, SL-CAI against helpful-only (at most as many as `red_team`)
+          "benign_pairs": 1000,   # pairs labelled by the simulated annotator
           "rl": 1500,             # prompts a side for PPO
           "held_out": 400}        # prompts a side for the evaluation
 

@@ -329,7 +329,7 @@ def train_role(
     "`cfg.epochs` passes over the rollouts, a gradient step each minibatch. Raises `CaiError` on NaN, before the weights change."
     tok, device, params = roles.tokenizer, roles.device, [p for g in optimizer.param_groups for p in g['params']]
     rng, sums = np.random.default_rng(derive_seed(cfg.seed, 'ppo-shuffle', step)), []
-    with roles.use(role):
+    with roles.use(role), roles.summed(role):
         for _ in range(cfg.epochs):
             order = rng.permutation(len(rollouts.response_ids)).tolist()
             for start in range(0, len(order), cfg.minibatch):

@@ -56,7 +56,7 @@ def training(roles: Roles, role: str):
     forwards = [m.__dict__.get('forward') for m in owners]
     states = random.getstate(), np.random.get_state()
     try:
-        with roles.use(role), torch.random.fork_rng(), _silent_trainers(): yield params
+        with roles.use(role), roles.summed(role), torch.random.fork_rng(), _silent_trainers(): yield params
     finally:
         for m, f in zip(owners, forwards):
             m.__dict__.pop('forward', None)
