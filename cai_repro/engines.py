@@ -29,11 +29,11 @@ class Answers:
             except (ValueError, KeyError, TypeError) as e: raise CaiError(f"{self.path}:{n}: not an answer ({type(e).__name__})", "delete this line; the question will be asked again") from e
     def __contains__(self, key): return key in self.known
     def __getitem__(self, key): return self.known[key]
-    def add(self, key: str, value, **about):
+    def add(self, key: str, value):
         "Write one answer down"
         if key in self.known: return
         self.path.parent.mkdir(parents=True, exist_ok=True); self.known[key] = value
-        with open(self.path, "a", encoding="utf-8") as f: f.write(json.dumps({"key": key, "value": value, **about}, ensure_ascii=False) + "\n")
+        with open(self.path, "a", encoding="utf-8") as f: f.write(json.dumps({"key": key, "value": value}, ensure_ascii=False) + "\n")
 
 # %% ../nbs/05b_engines.ipynb #59452cc7
 class Recorded:

@@ -62,18 +62,17 @@ def _seek(cache, rows, length):
 # %% ../nbs/05_generate.ipynb #c4909de9
 WORTH = 8 # tokens: to share fewer is not worth a call of the model
 
-def shared_prefix(rows: list[list[int]]) -> int:
-    "How many tokens all rows begin with; at least one token of each row is left over"
-    if len(rows) < 2: return 0
-    a, b = min(rows), max(rows)                    # first and last in dictionary order differ soonest
-    n = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
-    return min(n, min(map(len, rows)) - 1)
-
-# %% ../nbs/05_generate.ipynb #e71287bc
 def _common(a: list[int], b: list[int]) -> int:
     "How many tokens two rows begin with"
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
+def shared_prefix(rows: list[list[int]]) -> int:
+    "How many tokens all rows begin with; at least one token of each row is left over"
+    if len(rows) < 2: return 0
+    a, b = min(rows), max(rows)                    # first and last in dictionary order differ soonest
+    return min(_common(a, b), min(map(len, rows)) - 1)
+
+# %% ../nbs/05_generate.ipynb #e71287bc
 def _first(ranges: list[tuple[int, int]], n: int) -> list[tuple[int, int]]:
     "The first `n` columns of some ranges of columns"
     out = []
