@@ -7,6 +7,7 @@ __all__ = ['WORTH', 'shared_prefix', 'pick', 'LocalEngine', 'Session']
 
 # %% ../nbs/05_generate.ipynb #3ce028b2
 import functools
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -59,6 +60,47 @@ def _seek(cache, rows, length):
     "Let the next model call see these rows, and write after `length` tokens"
     for l in cache.layers: l.rows, l.length = rows, length
 
+# %% ../nbs/05_generate.ipynb #8b8ee053
+def _attend(q, k, v, scale, mask=None):
+    "Attention (..., T, d), float32, and the log-sum-exp of its scores (..., T, 1), for q (..., T, d) and k, v (..., S, d)"
+    s = (q @ k.transpose(-1, -2)).float() * scale
+    if mask is not None: s = s.masked_fill_(~mask, torch.finfo(s.dtype).min)   # finite: padding, which sees nothing here, stays a number
+    top = s.amax(-1, keepdim=True)
+    s = s.sub_(top).exp_(); total = s.sum(-1, keepdim=True)
+    return (s.to(v.dtype) @ v).float() / total, top + total.log()
+
+def _with_beginning(module, query, key, value, attention_mask, beginning=None, **kwargs):
+    "Attention of B rows that all begin alike; `beginning` has for each layer the keys and values of that, (1, heads, P, d)"
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    if any(kwargs.get(o) is not None for o in ('softcap', 's_aux', 'position_bias')): raise ValueError('attention with extras')
+    k, v = beginning[module.layer_idx]
+    (B, H, T, d), heads = query.shape, key.shape[1]
+    if T > 8:                                     # reading: one layer's copies, for a moment, and the usual kernel
+        joined = [torch.cat([x.expand(B, -1, -1, -1), y], 2) for x, y in ((k, key), (v, value))]
+        seen = attention_mask.new_ones(1, 1, 1, k.shape[2]).expand(B, 1, T, -1)
+        return sdpa_attention_forward(module, query, *joined, torch.cat([seen, attention_mask], 3), **kwargs)
+    scale = kwargs.get('scaling') or d ** -.5
+    q = query.reshape(B, heads, -1, d)            # query heads that share a key head stand together
+    a, x = (o.view(heads, B, -1, o.shape[-1]).transpose(0, 1) for o in _attend(q.transpose(0, 1).reshape(heads, -1, d), k[0], v[0], scale))
+    b, y = _attend(q, key, value, scale, attention_mask.repeat(1, 1, H // heads, 1))
+    return torch.lerp(b, a, (x - y).sigmoid()).view(B, H, T, -1).transpose(1, 2).to(query.dtype), None
+
+@functools.lru_cache
+def _register():
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+    AttentionInterface.register('with_beginning', _with_beginning)
+    AttentionMaskInterface.register('with_beginning', lambda *args, **kwargs: sdpa_mask(*args, **kwargs | {'allow_is_causal_skip': False}))
+
+@contextmanager
+def _looking_back(base, beginning):
+    "Inside the block a call of `base` with these keyword arguments looks at the beginning too"
+    if beginning is None: yield {}; return
+    _register(); config = base.config.get_text_config(); usual = config._attn_implementation
+    config._attn_implementation = 'with_beginning'
+    try: yield {'beginning': beginning}
+    finally: config._attn_implementation = usual
+
 # %% ../nbs/05_generate.ipynb #c4909de9
 WORTH = 8 # tokens: to share fewer is not worth a call of the model
 
@@ -82,22 +124,38 @@ def _first(ranges: list[tuple[int, int]], n: int) -> list[tuple[int, int]]:
     return out
 
 class _Batch:
-    "Rows that are read and written together: what each has been told, and the memory of it"
-    def __init__(self, base, size, pad=0, dtype=None):
+    "Rows that are read and written together: what each has been told behind the common beginning, and the memory of it"
+    def __init__(self, base, size, pad=0, dtype=None, beginning=None): # `beginning`: its token ids, and their memory for each layer
         self.base, self.pad, self.dtype, self.slides, self.cache = base, pad, dtype, _slides(base.config), None
+        self.common, self.past = beginning or ([], None)
+        self.forget(size)
+
+    def forget(self, size):
+        "From now on rows know nothing but the beginning"
         self.told, self.at, self.slot = [[] for _ in range(size)], [[] for _ in range(size)], [0] * size   # tokens; their columns, as ranges; their row
+
+    def behind(self, prompts):
+        "What is new behind the beginning. Prompts that begin in another way: the beginning is given up"
+        P = len(self.common)
+        if any(p[:P] != self.common for p in prompts): self.common, self.past, P = [], None, 0; self.forget(len(prompts))
+        return [p[P:] for p in prompts]
 
     def call(self, ids, rows, start, positions, keep=1):
         "One call of the model on rows of the batch, writing after `start`: -> logits of the last `keep` tokens, float32"
         _seek(self.cache, rows, start)
-        return self.base(input_ids=ids, attention_mask=self.mask[rows, :start + ids.shape[1]], position_ids=positions,
-                         past_key_values=self.cache, use_cache=True, logits_to_keep=keep).logits.float()
+        with _looking_back(self.base, self.past) as back:
+            return self.base(input_ids=ids, attention_mask=self.mask[rows, :start + ids.shape[1]], position_ids=positions,
+                             past_key_values=self.cache, use_cache=True, logits_to_keep=keep, **back).logits.float()
+
+    def memory(self):
+        "All that a batch of one row has been told, as the beginning of another batch"
+        return list(self.told[0]), [(l.keys[:, :, :l.length], l.values[:, :, :l.length]) for l in self.cache.layers]
 
 # %% ../nbs/05_generate.ipynb #781f8d58
 @patch
 def begin(self: _Batch, prompts: list[list[int]], room: int):
     "Set memory aside for prompts and `room` new tokens each, and take over what is known of them"
-    dev, B = self.base.get_input_embeddings().weight.device, len(prompts)
+    dev, B, prompts = self.base.get_input_embeddings().weight.device, len(prompts), self.behind(prompts)
     known = [0 if self.slides else min(_common(t, p), len(p) - 1) for t, p in zip(self.told, prompts)]
     self.order = sorted(range(B), key=lambda i: len(prompts[i]) - known[i])       # which prompt stands in which place
     K, T = max(known), max(len(p) - k for p, k in zip(prompts, known))
@@ -109,7 +167,7 @@ def begin(self: _Batch, prompts: list[list[int]], room: int):
     cache = _new_cache(self.base.config, B, K + T + room, self.dtype)
     if K: self._take_over(cache, [(self.slot[i], f, _first(self.at[i], known[i])) for i, f in zip(self.order, free)])
     self.cache, self.start, self.length, self.size = cache, K, K + T, B
-    self.pos = torch.tensor([len(prompts[i]) for i in self.order], device=dev)    # position of the next new token
+    self.pos = torch.tensor([len(self.common) + len(prompts[i]) for i in self.order], device=dev) # position of the next new token
     for i, f, n in zip(self.order, free, self.new):
         self.told[i], self.at[i] = list(prompts[i]), [(f, K), (K + T - n, K + T)]
 
@@ -134,7 +192,7 @@ def branch(self: _Batch, parents: list[int]):
 def read(self: _Batch, budget: int = 4096) -> torch.Tensor:
     "Read the new part of the prompts, some `budget` tokens at a time: -> logits of the first new token, (B, vocabulary)"
     T, out, i = self.ids.shape[1], [], 0
-    pos = (self.mask[:, :self.length].cumsum(-1) - 1).clamp(min=0)[:, self.start:]
+    pos = (self.mask[:, :self.length].cumsum(-1) - 1).clamp(min=0)[:, self.start:] + len(self.common)
     def fits(i, j):                                           # rows stand by length: the last of a few has the most to read
         wide = (j - i) * self.new[j - 1]
         return wide <= budget and wide - sum(self.new[i:j]) <= 24 + wide / 32
@@ -225,21 +283,56 @@ class LocalEngine:
         if limit and longest > limit:
             raise CaiError(f'a prompt with its continuation needs {longest} tokens, this model reads {limit}', 'shorten or drop that prompt, use fewer few-shot examples, or lower max_new_tokens')
 
-    def _new(self, size):
+    def _new(self, size, beginning=None):
         dtype = self.roles.base.dtype if self.roles.half else None      # under autocast the memory keeps the base's format
-        return _Batch(self.roles.base, size, self.tokenizer.pad_token_id, dtype)
+        return _Batch(self.roles.base, size, self.tokenizer.pad_token_id, dtype, beginning)
+
+    def _told(self, ids):
+        "A batch of one row that has read these tokens"
+        batch = self._new(1); batch.begin([ids], 0); batch.read()
+        return batch
+
+    def _beginning(self, rows):
+        "What all rows begin with, read once; None where that is too short, or where this base cannot keep it apart"
+        P = shared_prefix(rows)
+        return self._told(rows[0][:P]).memory() if P >= WORTH and _keeps_apart(self) else None
 
     def _batch(self, rows):
-        "A batch for these rows, which has been told what they all begin with"
+        "A batch for these rows, each with its own copy of what they all begin with"
         P = shared_prefix(rows)
         if P < WORTH or _slides(self.roles.base.config): return self._new(len(rows))
-        batch = self._new(1); batch.begin([rows[0][:P]], 0); batch.read(); batch.branch([0] * len(rows))
+        batch = self._told(rows[0][:P]); batch.branch([0] * len(rows))
         return batch
 
     def _groups(self, rows):
         "Numbers of rows of similar length, `batch_size` at a time"
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         return [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+
+# %% ../nbs/05_generate.ipynb #d71fe98c
+def _keeps_apart(engine) -> bool:
+    "Does this base, as it is, give the right logits with a beginning kept apart? Tried once"
+    roles = engine.roles
+    if '_apart' not in roles.__dict__: roles._apart = False; roles._apart = _trial(engine)
+    return roles._apart
+
+def _trial(engine, P=8, T=13):
+    ids = torch.randint(0, len(engine.tokenizer), (2, P + T), generator=torch.Generator().manual_seed(0)).tolist()
+    def logits(rows, beginning=None):
+        "Of the last token read and of one written"
+        batch = engine._new(2, beginning); batch.begin([r[:-1] for r in rows], 1)
+        last = torch.tensor([rows[i][-1] for i in batch.order], device=engine.roles.device)
+        return torch.stack([batch.read(), batch.step(last)])
+    try:
+        if _slides(engine.roles.base.config): return False
+        begin = lambda head: engine._told(head).memory()
+        rows = [ids[0][:P] + r[P:] for r in ids]
+        other = [ids[1][:P] + r[P:] for r in ids]
+        want, got, wrong = logits(rows), logits(rows, begin(ids[0][:P])), logits(other, begin(ids[1][:P]))
+        far = lambda x: (x - want).abs().amax((1, 2))
+        close = 1e-3 if engine.roles.base.dtype == torch.float32 and not engine.roles.half else .05
+        return bool((far(got) < close * far(wrong)).all())
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError): return False
 
 # %% ../nbs/05_generate.ipynb #ba2ec127
 @patch
@@ -287,8 +380,9 @@ class Session:
         "The batches and the numbers of their rows, made at the first turn"
         if self.size not in (0, len(rows)): raise CaiError(f'a session of {self.size} rows got {len(rows)} prompts', 'open another session')
         if self.size: yield from self._parts; return
+        beginning = self.engine._beginning(rows)
         for idx in self.engine._groups(rows):
-            part = idx, self.engine._batch([rows[i] for i in idx])
+            part = idx, self.engine._new(len(idx), beginning) if beginning else self.engine._batch([rows[i] for i in idx])
             self._parts.append(part)
             yield part
         self.size = len(rows)
@@ -336,8 +430,8 @@ def generate(self: LocalEngine,
     return [_cut(t, self.stop) for t in self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)]
 
 # %% ../nbs/05_generate.ipynb #107230de
-def _levels(rows: list[list[int]], worth: int | float = WORTH) -> list[list[tuple[list[int], int, int | None]]]:
-    "The tree of what different rows have in common, level by level: nodes (tokens so far, number of the parent in the level above, number of the row that ends here)"
+def _levels(rows: list[list[int]], worth: int | float = WORTH, known: int = 0) -> list[list[tuple[list[int], int, int | None]]]:
+    "The tree of what different rows have in common, level by level: nodes (tokens so far, number of the parent in the level above, number of the row that ends here). The first `known` tokens are above the tree"
     levels = []
     def node(level, *what):
         if level == len(levels): levels.append([])
@@ -350,7 +444,7 @@ def _levels(rows: list[list[int]], worth: int | float = WORTH) -> list[list[tupl
         parts = {}                                      # apart at their next token; a row that ends with it stands alone
         for i in members: parts.setdefault((rows[i][n], i if len(rows[i]) == n + 1 else None), []).append(i)
         for part in parts.values(): grow(part, known, parent, level)
-    if rows: grow(list(range(len(rows))), 0, 0, 0)
+    if rows: grow(list(range(len(rows))), known, 0, 0)
     return levels
 
 @patch
@@ -370,17 +464,18 @@ def choose(self: LocalEngine,
     self._fits(rows, room)
     order = sorted(range(len(rows)), key=lambda i: (rows[i], tails[i]))
     with self.roles.folded(self.role), torch.inference_mode():
-        for k in range(0, len(order), self.batch_size): self._choose(order[k:k + self.batch_size], rows, tails, room, out)
+        beginning = self._beginning(rows)
+        for k in range(0, len(order), self.batch_size): self._choose(order[k:k + self.batch_size], rows, tails, room, out, beginning)
     return out
 
 @patch
-def _choose(self: LocalEngine, members, rows, tails, room, out):
+def _choose(self: LocalEngine, members, rows, tails, room, out, beginning):
     "Fill in the lines of `out` for some of the rows"
     same, batch = {}, None                              # rows with the same tokens are one leaf of the tree
     for i in members: same.setdefault(tuple(rows[i]), []).append(i)
-    leaves = list(same.values())
-    for level in _levels([rows[i[0]] for i in leaves], float('inf') if _slides(self.roles.base.config) else WORTH):
-        if batch is None: batch = self._new(len(level))
+    leaves, known = list(same.values()), len(beginning[0]) if beginning else 0
+    for level in _levels([rows[i[0]] for i in leaves], float('inf') if _slides(self.roles.base.config) else WORTH, known):
+        if batch is None: batch = self._new(len(level), beginning)
         else: batch.branch([parent for _, parent, _ in level])
         batch.begin([ids for ids, _, _ in level], room)
         first, leaf = batch.read(self.prefill_budget).log_softmax(-1), [level[k][2] for k in batch.order]
