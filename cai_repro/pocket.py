@@ -589,7 +589,7 @@ def read_on(model, batches:Iterator[dict], tokens:int, letters:tuple[int, int], 
 
 def train_base(out:str|Path, # folder for model, tokenizer and training_log.jsonl
                tokens:int=8_000_000, # how many to read at first
-               last:int=1_000_000, # and in the second reading
+               last:int=2_000_000, # and in the second reading
                seed:int=0, lr:float=3e-3, matrix_lr:float=.02, batch_tokens:int=3072, hidden:int=224, layers:int=5, heads:int=7,
                bf16:bool|None=None, # autocast; None: where the processor has AMX
                log_every:int=100, on_progress:Callable|None=None):
