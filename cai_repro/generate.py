@@ -261,7 +261,7 @@ class LocalEngine:
     def __init__(self,
                  roles: Roles,                       # base and adapters
                  role: str | None = None,            # who writes
-                 batch_size: int = 128,              # prompts at a time
+                 batch_size: int = 128,              # prompts at a time; halved whenever the card's memory runs out
                  stop: tuple[str, ...] = ('\n\n',),  # a text ends before any of these
                  newline_stops: bool = False,        # end at a single newline too (the pocket model writes one-line turns)
                 ):
@@ -286,6 +286,12 @@ class LocalEngine:
     def _new(self, size, beginning=None):
         dtype = self.roles.base.dtype if self.roles.half else None      # under autocast the memory keeps the base's format
         return _Batch(self.roles.base, size, self.tokenizer.pad_token_id, dtype, beginning)
+
+    def _smaller(self):
+        "Half as many prompts at a time from now on; `CaiError` if it was one already"
+        if self.batch_size == 1: raise CaiError('one prompt alone needs more memory than there is', 'shorten the prompts, use fewer few-shot examples, or a smaller or 4-bit base')
+        self.batch_size //= 2
+        if self.roles.device.type == 'cuda': torch.cuda.empty_cache()
 
     def _told(self, ids):
         "A batch of one row that has read these tokens"
@@ -372,10 +378,11 @@ def _write(self: LocalEngine, batch, prompts, noise, temperature):
 # %% ../nbs/05_generate.ipynb #43d188ce
 class Session:
     "Several turns over the same rows: what a row's prompts have in common is read once. Short-lived: the role's weights must not change meanwhile"
-    def __init__(self, engine: LocalEngine): self.engine, self.size, self._parts = engine, 0, []
+    def __init__(self, engine: LocalEngine): self.engine = engine; self.forget()
     def generate(self, prompts: list[str], **options) -> list[str]:
         "As `LocalEngine.generate`; always the same number of prompts"
         return self.engine.generate(prompts, session=self, **options)
+    def forget(self): self.size, self._parts = 0, []
     def parts(self, rows):
         "The batches and the numbers of their rows, made at the first turn"
         if self.size not in (0, len(rows)): raise CaiError(f'a session of {self.size} rows got {len(rows)} prompts', 'open another session')
@@ -411,10 +418,20 @@ def generate_ids(self: LocalEngine,
     self._fits(prompt_ids, max_new_tokens)
     noise = _noise(seed, len(prompt_ids), max_new_tokens)
     with self.roles.folded(self.role), torch.inference_mode():
-        for idx, batch in (session or Session(self)).parts(prompt_ids):
-            texts = self._write(batch, [prompt_ids[i] for i in idx], noise[idx].to(self.roles.device), temperature)
-            for i, ids in zip(idx, texts): out[i] = ids
+        while not self._turn(session, prompt_ids, noise, temperature, out): self._smaller()
     return out
+
+@patch
+def _turn(self: LocalEngine, session, prompt_ids, noise, temperature, out):
+    "Fill in `out`; False if the memory ran out: a session then begins anew, without one only what is missing is written again"
+    talk, left = session or Session(self), [i for i, ids in enumerate(out) if session or not ids]
+    try:
+        for idx, batch in talk.parts([prompt_ids[i] for i in left]):
+            rows = [left[i] for i in idx]
+            for i, ids in zip(rows, self._write(batch, [prompt_ids[i] for i in rows], noise[rows].to(self.roles.device), temperature)): out[i] = ids
+        return True
+    except torch.OutOfMemoryError: talk.forget()
+    return False
 
 @patch
 def generate(self: LocalEngine,
@@ -465,7 +482,10 @@ def choose(self: LocalEngine,
     order = sorted(range(len(rows)), key=lambda i: (rows[i], tails[i]))
     with self.roles.folded(self.role), torch.inference_mode():
         beginning = self._beginning(rows)
-        for k in range(0, len(order), self.batch_size): self._choose(order[k:k + self.batch_size], rows, tails, room, out, beginning)
+        while order:
+            try: self._choose(order[:self.batch_size], rows, tails, room, out, beginning); order = order[self.batch_size:]; continue
+            except torch.OutOfMemoryError: pass          # leave first: the error holds on to what was being computed
+            self._smaller()
     return out
 
 @patch
