@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .core import CaiError, fingerprint
-from .generate import _cut
+from .generate import TURNS, _cut
 
 # %% ../nbs/05b_engines.ipynb #1dec7ad8
 class Answers:
@@ -68,7 +68,7 @@ class ServerEngine:
                  concurrency: int = 8,               # requests under way at a time
                  retries: int = 5,                   # for each request, with growing pauses
                  timeout: float = 120.,              # seconds a request may take
-                 stop: tuple[str, ...] = ("\n\n",), # a text ends before any of these
+                 stop: tuple[str, ...] = TURNS, # a text ends before any of these
                  answers: str | Path | None = None,  # file that keeps every answer as it comes
                 ):
         try: from openai import OpenAI

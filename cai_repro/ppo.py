@@ -398,9 +398,10 @@ def encode_prompts(
 ) -> list[list[int]]:
     "Prompts as dialogue tokens. Raises `CaiError` if there are none, or if one leaves no room for a response."
     from cai_repro.critique import dialogue_text
-    from cai_repro.models import encode
+    from cai_repro.models import encode, opening
     if not rows: raise CaiError('PPO got no prompts', remedy='pass at least one row with a "prompt"')
-    ids = [encode(roles.tokenizer, dialogue_text(r['prompt'])) for r in rows]
+    first = opening(roles.tokenizer)
+    ids = [first + encode(roles.tokenizer, dialogue_text(r['prompt'])) for r in rows]
     limit = getattr(roles.model.config, 'max_position_embeddings', None) or 10**9
     long = [i for i, x in enumerate(ids) if len(x) + room + 1 > limit]
     if long: raise CaiError(f'{len(long)} of {len(rows)} prompts leave no room for {room} new tokens in a context of {limit}; the first is row {long[0]}',
