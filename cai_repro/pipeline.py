@@ -61,7 +61,7 @@ COUNTS = {"red_team": 600,        # red-team prompts for critique and revision
 
 def recipes() -> dict[str, Recipe]:
     "The recipes that ship with the package, by name."
-    pocket = Recipe("pocket", "all of the paper on the pocket model, in minutes on two CPU cores", prompts=COUNTS, sft={"epochs": 2}, ppo={"steps": 30, "lr": 3e-4, "kl_coef": .15})
+    pocket = Recipe("pocket", "all of the paper on the pocket model, in minutes on two CPU cores", prompts=COUNTS, sft={"epochs": 2}, ppo={"steps": 20, "lr": 3e-4, "kl_coef": .15})
     small = {"red_team": 64, "benign": 64, "red_team_pairs": 64, "contrast_pairs": 48, "benign_pairs": 64, "rl": 64, "held_out": 40}
     mini = replace(pocket, name="mini", about="the same at a twentieth of the size, to see every stage work; its numbers mean little",
                    prompts=small, sft={"epochs": 1}, ppo={"steps": 2, "rollouts_per_step": 32, "minibatch": 16})
