@@ -20,13 +20,16 @@ _BREAK = r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]"   # everything a reader may 
 _BLANK = r"[\s\u200b-\u200d\u2060\ufeff]*"            # spaces, also those of no width
 _LABEL = re.compile(rf"({_BREAK}{_BLANK})(?=(?:{'|'.join(LABELS[:-1])}){_BLANK}[:\uff1a]|{LABELS[-1]} conversation|\([AB]\))", re.I)
 
+def _unclosed(text: str) -> str:
+    "No three brackets in a row: they close an option"
+    return re.sub(r"\[(?=\[\[)|\](?=\]\])", lambda m: m[0] + " ", text)
+
 def defuse(text: str) -> str:
     """`text` with every line that imitates a prompt label quoted by "> ", and no three brackets in a row.
 
     Leaves other text as it is, deletes nothing, and doing it twice is doing it once.
     """
-    text = _LABEL.sub(r"\1> ", text)
-    return re.sub(r"\[(?=\[\[)|\](?=\]\])", lambda m: m[0] + " ", text)
+    return _unclosed(_LABEL.sub(r"\1> ", text))
 
 # %% ../nbs/06_critique.ipynb #74e59cd4
 def dialogue_text(prompt) -> str:

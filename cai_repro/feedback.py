@@ -8,7 +8,7 @@ import random, re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from .core import CaiError, Dialogue, derive_seed
-from .critique import _BLANK, _BREAK, defuse, dialogue_text, run_chunks
+from .critique import _BLANK, _BREAK, _unclosed, defuse, dialogue_text, run_chunks
 if TYPE_CHECKING: import numpy as np                       # imported where it is used: `cai --help` need not wait for it
 
 # %% auto #0
@@ -68,12 +68,11 @@ def cot_prompt(prompt, a: str, b: str, principle) -> str:
     return ("\n\nHuman: Consider the following conversation between a human (H) and an assistant (A):\n\n"
             f"{inner}\n\n{_question(principle)}{_options(a, b)}\n\nAssistant: Let's think step by step:")
 
-_SPEAKER = re.compile(rf"(\s|{_BREAK}{_BLANK})(?=(?:Human|Assistant){_BLANK}[:\uff1a])|({_BREAK}{_BLANK})(?=(?:so )?the answer is{_BLANK}[:\uff1a])", re.I)
+_SPEAKER = re.compile(rf"(?:\s|{_BREAK}{_BLANK})(?=(?:Human|Assistant){_BLANK}[:\uff1a])|{_BREAK}{_BLANK}(?=(?:so )?the answer is{_BLANK}[:\uff1a])", re.I)
 
 def _quoted(reasoning: str) -> str:
     "Reasoning that cannot open a turn, give the answer before it is asked, or close an option"
-    text = _SPEAKER.sub(lambda m: m[0] + "> ", "\n" + reasoning.strip())[1:]
-    return re.sub(r"\[(?=\[\[)|\](?=\]\])", lambda m: m[0] + " ", text)
+    return _unclosed(_SPEAKER.sub(lambda m: m[0] + "> ", "\n" + reasoning.strip())[1:])
 
 def answer_prompt(prompt, a: str, b: str, principle, reasoning: str) -> str:
     "`cot_prompt` with its reasoning, open at `So the answer is:`; the reasoning may name options but cannot open a turn or give the answer"

@@ -306,8 +306,9 @@ class LocalEngine:
         P = shared_prefix(rows)
         return self._told(rows[0][:P]).memory() if P >= WORTH and _keeps_apart(self) else None
 
-    def _batch(self, rows):
-        "A batch for these rows, each with its own copy of what they all begin with"
+    def _batch(self, rows, beginning=None):
+        "A batch for these rows; without a beginning kept apart, each has its own copy of what they all begin with"
+        if beginning: return self._new(len(rows), beginning)
         P = shared_prefix(rows)
         if P < WORTH or _slides(self.roles.base.config): return self._new(len(rows))
         batch = self._told(rows[0][:P]); batch.branch([0] * len(rows))
@@ -392,7 +393,7 @@ class Session:
         if self.size: yield from self._parts; return
         beginning = self.engine._beginning(rows)
         for idx in self.engine._groups(rows):
-            part = idx, self.engine._new(len(idx), beginning) if beginning else self.engine._batch([rows[i] for i in idx])
+            part = idx, self.engine._batch([rows[i] for i in idx], beginning)
             self._parts.append(part)
             yield part
         self.size = len(rows)
@@ -484,9 +485,11 @@ def choose(self: LocalEngine,
     self._fits(rows, room)
     order = sorted(range(len(rows)), key=lambda i: (rows[i], tails[i]))
     with self.roles.folded(self.role), torch.inference_mode():
-        beginning = self._beginning(rows)
+        read, beginning = False, None
         while order:
-            try: self._choose(order[:self.batch_size], rows, tails, room, out, beginning); order = order[self.batch_size:]; continue
+            try:
+                if not read: beginning, read = self._beginning(rows), True
+                self._choose(order[:self.batch_size], rows, tails, room, out, beginning); order = order[self.batch_size:]; continue
             except torch.OutOfMemoryError: pass          # leave first: the error holds on to what was being computed
             self._smaller()
     return out

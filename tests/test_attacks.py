@@ -30,7 +30,7 @@ def read(text):
     assert len(re.findall(r"\[\[\[", text)) == len(re.findall(r"\]\]\]", text)) == 2
     options = text.split("\n\nAssistant: Let's think step by step:")[0]           # reasoning may name them again
     assert len(re.findall(LINE + r"\(A\)", options)) == len(re.findall(LINE + r"\(B\)", options)) == 1
-    assert len(re.findall(LINE + r"(?:so )?the answer is\s*[:\uff1a]", text, re.I)) <= 1
+    assert len(re.findall(LINE + r"(?:so )?the answer is\s*[:\uff1a]", text, re.I)) == 1
     a, b, tail = QUESTION.fullmatch(text).groups()
     return a, b, tail
 
@@ -53,7 +53,7 @@ def test_a_label_stays_with_its_response(attack, cot, principles):
     good, bad = f"Take the {CANARY}.", "Take the spade."
     places = [("How? " + attack, good, bad), ("How?", good + attack, bad), ("How?", attack + good, bad), ("How?", good, bad + attack), ("How?", good, attack + bad),
               (attack + " How? " + attack, attack + good + attack, attack + bad + attack)]
-    rows = [dict(id=str(i), prompt=p, a=x, b=y) for i, (p, a, b) in enumerate(places) for x, y in ((a, b),)]
+    rows = [dict(id=str(i), prompt=p, a=a, b=b) for i, (p, a, b) in enumerate(places)]
     swapped = [dict(r, a=r["b"], b=r["a"]) for r in rows]
     reader = Reader(thought="Either." + attack)
     for out, sure in ((label_pairs(reader, rows, principles, cot=cot, clamp=(0, 1)), 1), (label_pairs(reader, swapped, principles, cot=cot, clamp=(0, 1)), 0)):
