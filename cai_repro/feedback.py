@@ -12,7 +12,7 @@ from .critique import _BLANK, _BREAK, _unclosed, defuse, dialogue_text, run_chun
 if TYPE_CHECKING: import numpy as np                       # imported where it is used: `cai --help` need not wait for it
 
 # %% auto #0
-__all__ = ['OPTIONS', 'choice_prompt', 'normalise', 'clamp_probability', 'choice_prefix', 'cot_prompt', 'answer_prompt',
+__all__ = ['OPTIONS', 'choice_prompt', 'normalise', 'clamp_probability', 'choice_prefix', 'cot_prompt', 'quoted', 'answer_prompt',
            'cot_prefix', 'p_by_reading', 'label_pairs', 'label_stats', 'sample_pairs']
 
 # %% ../nbs/08_feedback.ipynb #3341b867
@@ -70,13 +70,13 @@ def cot_prompt(prompt, a: str, b: str, principle) -> str:
 
 _SPEAKER = re.compile(rf"(?:\s|{_BREAK}{_BLANK})(?=(?:Human|Assistant){_BLANK}[:\uff1a])|{_BREAK}{_BLANK}(?=(?:so )?the answer is{_BLANK}[:\uff1a])", re.I)
 
-def _quoted(reasoning: str) -> str:
+def quoted(reasoning: str) -> str:
     "Reasoning that cannot open a turn, give the answer before it is asked, or close an option"
     return _unclosed(_SPEAKER.sub(lambda m: m[0] + "> ", "\n" + reasoning.strip())[1:])
 
 def answer_prompt(prompt, a: str, b: str, principle, reasoning: str) -> str:
     "`cot_prompt` with its reasoning, open at `So the answer is:`; the reasoning may name options but cannot open a turn or give the answer"
-    return f"{cot_prompt(prompt, a, b, principle)} {_quoted(reasoning)}\n\nHuman:\nSo the answer is:"
+    return f"{cot_prompt(prompt, a, b, principle)} {quoted(reasoning)}\n\nHuman:\nSo the answer is:"
 
 def cot_prefix(constitution, *seed_parts, n: int = 1) -> str:
     "The first `n` worked comparisons with reasoning (fewer if `constitution` has fewer); official ones draw their principle by `seed_parts`"

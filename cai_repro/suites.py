@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from .core import CaiError, JsonlStore, derive_seed, fingerprint
-from .feedback import _SPEAKER, choice_prefix, cot_prefix, normalise
+from .feedback import choice_prefix, cot_prefix, normalise, quoted
 
 # %% auto #0
 __all__ = ['LETTERS', 'SUITES', 'EXAMPLES', 'SIZES', 'PAPER', 'Format', 'format_of', 'parse_prompt', 'render', 'suite',
@@ -148,7 +148,7 @@ def cot_question(row: dict, order: Sequence[int]|None=None) -> str:
 
 def cot_closing(row: dict, order: Sequence[int]|None, reasoning: str) -> str:
     "The second turn, open at `So the answer is:`; the reasoning cannot open a turn of its own"
-    return f"{cot_question(row, order)} {_SPEAKER.sub(chr(92) + '1> ', reasoning.strip())}\n\nHuman:\nSo the answer is:"
+    return f"{cot_question(row, order)} {quoted(reasoning)}\n\nHuman:\nSo the answer is:"
 
 # %% ../nbs/12b_suites.ipynb #6c8a709d
 def orders(row: dict, both: bool) -> list[list[int]]:
