@@ -42,6 +42,7 @@ class Recipe:
     critic: str|None = "helpful"             # who criticises and revises: a role, or None for the bare base
     labeller: str|None = None                # who compares: None is the pretrained base, as in the paper
     prompts: dict = field(default_factory=dict)     # how many; see `COUNTS`
+    answers: dict = field(default_factory=dict)     # of `evaluate.sample_responses`: the helpful-only assistant's first answers
     critique: dict = field(default_factory=dict)    # of `critique.revise`
     targets: str = "final"                          # SL-CAI learns the "final" revision or "all" of them
     sft: dict = field(default_factory=dict)         # of `sft.train_sft`
@@ -61,7 +62,8 @@ COUNTS = {"red_team": 600,        # red-team prompts for critique and revision
 
 def recipes() -> dict[str, Recipe]:
     "The recipes that ship with the package, by name."
-    pocket = Recipe("pocket", "all of the paper on the pocket model, in minutes on two CPU cores", prompts=COUNTS, sft={"epochs": 2}, ppo={"steps": 20, "lr": 3e-4, "kl_coef": .15})
+    pocket = Recipe("pocket", "all of the paper on the pocket model, in minutes on two CPU cores", prompts=COUNTS,
+                    answers={"temperature": .7}, critique={"temperature": .7}, sft={"epochs": 2}, ppo={"steps": 20, "lr": 3e-4, "kl_coef": .15})
     small = {"red_team": 64, "benign": 64, "red_team_pairs": 64, "contrast_pairs": 48, "benign_pairs": 64, "rl": 64, "held_out": 40}
     mini = replace(pocket, name="mini", about="the same at a twentieth of the size, to see every stage work; its numbers mean little",
                    prompts=small, sft={"epochs": 1}, ppo={"steps": 2, "rollouts_per_step": 32, "minibatch": 16})
@@ -197,12 +199,12 @@ def make_prompts(run: Run, tick) -> int:
 
 # %% ../nbs/14_pipeline.ipynb #60ac1bc9
 def make_helpful(run: Run, tick) -> int:
-    "Stage `helpful`: first responses of the helpful-only assistant, T=1."
+    "Stage `helpful`: first responses of the helpful-only assistant."
     from cai_repro.evaluate import sample_responses
     sides = {s: _rows(run, f"prompts/{s}.jsonl")[:_count(run, s)] for s in ("red_team", "benign")}
     for (side, rows), t in zip(sides.items(), parts(tick, *map(len, sides.values()))):
-        sample_responses(run.engine("helpful"), rows, seed=_seed(run, "helpful", side), max_new_tokens=run.recipe.max_new_tokens,
-                         store=_store(run, f"helpful/{side}.jsonl"), on_progress=t)
+        sample_responses(run.engine("helpful"), rows, seed=_seed(run, "helpful", side), store=_store(run, f"helpful/{side}.jsonl"), on_progress=t,
+                         **{"max_new_tokens": run.recipe.max_new_tokens, **run.recipe.answers})
     return sum(map(len, sides.values()))
 
 # %% ../nbs/14_pipeline.ipynb #b0be4d19
@@ -437,7 +439,7 @@ def make_report(run: Run, tick) -> int:
 GENERATION = ("base", "helpful", "quantize", "newline_stops", "batch_size", "max_new_tokens")
 STAGES = (
     Stage("prompts", "prompts", ("prompts",), ("prompts",), make_prompts),
-    Stage("helpful", "helpful-only responses", ("helpful",), GENERATION, make_helpful),
+    Stage("helpful", "helpful-only responses", ("helpful",), (*GENERATION, "answers"), make_helpful),
     Stage("critique", "critiques and revisions", ("critique",), ("critic", "critique"), make_critique),
     Stage("sft", "SL-CAI: supervised learning", ("sft",), ("targets", "sft"), make_sft),
     Stage("pairs", "pairs to compare", ("pairs",), (), make_pairs),
