@@ -11,7 +11,7 @@ from .core import CaiError, atomic_write, derive_seed, fingerprint
 
 # %% auto #0
 __all__ = ['LABELS', 'defuse', 'dialogue_text', 'critique_prompt', 'revision_prompt', 'direct_prompt', 'few_shot_prefix', 'Step',
-           'Chain', 'mark_changes', 'run_chunks', 'revise', 'found_nothing', 'revision_stats']
+           'Chain', 'mark_changes', 'run_chunks', 'over_long', 'left_out', 'revise', 'found_nothing', 'revision_stats']
 
 # %% ../nbs/06_critique.ipynb #a0f5ccce
 LABELS = ("Human", "Assistant", "H", "A", "CritiqueRequest", "Critique", "RevisionRequest", "Revision",
@@ -181,6 +181,30 @@ def _round(talk, chains: list[Chain], constitution, k: int, *, seed, prefix, dir
         prompts = [revision_prompt(c.prompt, c.final, p, x) for c, p, x in zip(chains, ps, critiques)]
     for c, p, x, new in zip(chains, ps, critiques, ask("revision", prompts)): c.steps.append(Step(p.id, x, new.strip() or c.final))
 
+# %% ../nbs/06_critique.ipynb #0ver1002
+def over_long(engine, texts: list[str],           # prompts as they will be asked
+              prefix: str = "", room: int = 0,    # what is read before each, and how many tokens are to follow
+              ) -> dict[int, int]:                # number of the text -> tokens that it comes to, more than `engine` reads
+    "Which prompts do not fit; none where the engine does not know how much it reads (a server may not say)"
+    limit = getattr(engine, "context", None)
+    return {i: n + room for i, n in enumerate(engine.lengths(texts, prefix)) if n + room > limit} if limit and texts else {}
+
+def left_out(engine, long: dict[int, int],        # of `over_long`
+             ids: list, too_long: str) -> dict:   # id -> reason, of the rows that `too_long="leave out"` passes over
+    "Raises CaiError for rows that are too long, unless they may be left out"
+    if too_long not in ("error", "leave out"): raise CaiError(f"too_long={too_long!r}", remedy='use "error" or "leave out"')
+    if long and too_long == "error":
+        i = next(iter(long))
+        raise CaiError(f"{len(long)} of {len(ids)} dialogues may not fit into the {engine.context} tokens that this model reads; the first, {ids[i]!r}, comes to {long[i]}",
+                       remedy='shorten them, use fewer worked examples or a smaller max_new_tokens, or pass too_long="leave out"')
+    return {ids[i]: f"comes to {n} tokens, the model reads {engine.context}" for i, n in long.items()}
+
+def _longest_prompts(rows, responses, constitution, direct: bool) -> list[str]:
+    "The prompt of a revision after the principle with the longest requests, for each row, its critique still empty"
+    p = max(constitution.sl, key=lambda p: len(p.critique_request) + len(p.revision_request))
+    first = responses or [""]*len(rows)
+    return [direct_prompt(r["prompt"], x, p) if direct else revision_prompt(r["prompt"], x, p, "") for r, x in zip(rows, first)]
+
 # %% ../nbs/06_critique.ipynb #d7dc0117
 def _talks(engine, chains: list[Chain]) -> list[list[Chain]]:
     "Chains of like length, as many at a time as `engine` takes"
@@ -198,9 +222,10 @@ def revise(engine,                                # critic: has `.generate` (cha
            few_shot: int = 1,                     # worked examples before the dialogue, from the constitution
            chunk: int = 256,                      # prompts per chunk: the unit of saving
            max_new_tokens: int = 80, temperature: float = 1.0,   # the paper samples at T=1
+           too_long: str = "error",               # dialogues that may not fit: "error", or "leave out" (`left_out`)
            store=None,                            # `JsonlStore` for resumable runs
            on_progress: Callable[[int, int], None] | None = None) -> list[Chain]:
-    "Chains of `n_revisions` critique-revision rounds for all `rows` (paper section 3.1). Raises CaiError without a source of first responses."
+    "Chains of `n_revisions` critique-revision rounds for all `rows` (paper section 3.1). Raises CaiError without a source of first responses, and for dialogues that are too long."
     if odd := [r["id"] for r in rows if not isinstance(r["prompt"], str)]:
         raise CaiError(f"the prompt of {odd[0]!r} is not a text", remedy="revise takes one human turn per row, as a string")
     if responses is None and responder is None:
@@ -209,12 +234,18 @@ def revise(engine,                                # critic: has `.generate` (cha
         raise CaiError(f"{len(responses)} responses for {len(rows)} prompts", remedy="pass one response per prompt, in the same order")
     prefix = few_shot_prefix(constitution, few_shot, direct)
     sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature)
+    long = over_long(engine, _longest_prompts(rows, responses, constitution, direct) if rows else [], prefix, (2 if direct else 3)*max_new_tokens) # a response, a critique, a revision
+    out = left_out(engine, long, [r["id"] for r in rows], too_long)
     settings = dict(seed=seed, n_revisions=n_revisions, prefix=prefix, direct=direct, constitution=getattr(constitution, "sha256", ""), responses=responses, **sampling)
+    def answered(c, part):
+        if responses is not None: return responses[c*chunk:c*chunk+len(part)]
+        fit = [r for r in part if r["id"] not in out]
+        said = iter(responder.generate([dialogue_text(r["prompt"]) for r in fit], seed=[derive_seed(seed, "response", r["id"]) for r in fit], **sampling) if fit else [])
+        return ["" if r["id"] in out else next(said) for r in part]
     def make(c, part):
-        first = (responses[c*chunk:c*chunk+len(part)] if responses is not None else
-                 responder.generate([dialogue_text(r["prompt"]) for r in part], seed=[derive_seed(seed, "response", r["id"]) for r in part], **sampling))
-        chains = [Chain(r["id"], r["prompt"], x, info={k: v for k, v in r.items() if k not in ("id", "prompt", "response", "steps")}) for r, x in zip(part, first)]
-        for some in _talks(engine, chains):
+        why = lambda r: {"left_out": out[r["id"]]} if r["id"] in out else {}
+        chains = [Chain(r["id"], r["prompt"], x, info={k: v for k, v in r.items() if k not in ("id", "prompt", "response", "steps")} | why(r)) for r, x in zip(part, answered(c, part))]
+        for some in _talks(engine, [x for x in chains if x.id not in out]):
             talk = engine.session() if hasattr(engine, "session") else engine
             for k in range(n_revisions): _round(talk, some, constitution, k, seed=seed, prefix=prefix, direct=direct, **sampling)
         return [x.to_row() for x in chains]
@@ -239,6 +270,7 @@ def revision_stats(chains: list[Chain], constitution=None, nothing: re.Pattern =
 
     With a `constitution`, principles that were never drawn are listed too (n = 0). `repeats` is the share of chains that met one principle twice.
     """
+    chains = [c for c in chains if c.steps]                                  # without those that were left out
     pairs = [[(s, before) for s, before in zip(c.steps, c.responses)] for c in chains]
     flat = [x for p in pairs for x in p]
     ids = [p.id for p in constitution.sl] if constitution else sorted({s.principle_id for s, _ in flat})

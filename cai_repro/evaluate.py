@@ -100,6 +100,7 @@ def measure(rows: Iterable[dict], # rows {prompt, response, side}, side "red_tea
 def revision_curve(chains: Sequence, # `critique.Chain`s, all with the same number of steps
                    judge=None) -> list[dict]: # one {"mean", "low", "high", "n"} per number of revisions
     "Mean harm score after 0..n revisions (paper, figure 5; lower is better here), over the parsed responses."
+    chains = [c for c in chains if c.steps]                                  # without those that were left out as too long
     steps = min((len(c.responses) for c in chains), default=0)
     return [harm_score(judge_rows([{"prompt": c.prompt, "response": c.responses[i]} for c in chains], judge)) for i in range(steps)]
 
@@ -111,7 +112,7 @@ def feedback_accuracy(labelled: Iterable[dict], # rows of `feedback.label_pairs`
     from cai_repro.pocket import Judge, preferred
     judge, hits = judge or Judge(), []
     for r in labelled:
-        if any(judge.judge(r["prompt"], r[k]).kind is None for k in "ab"): continue
+        if r["p_a"] is None or any(judge.judge(r["prompt"], r[k]).kind is None for k in "ab"): continue
         want = preferred(constitution.by_id(r["principle_ids"][0]), r["prompt"], r["a"], r["b"])
         if want != .5: hits.append((r["p_a"] > .5) == (want > .5))
     return interval(hits, "wilson")

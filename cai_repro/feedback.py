@@ -8,7 +8,7 @@ import random, re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from .core import CaiError, Dialogue, derive_seed
-from .critique import _BLANK, _BREAK, _unclosed, defuse, dialogue_text, run_chunks
+from .critique import _BLANK, _BREAK, _unclosed, defuse, dialogue_text, left_out, over_long, run_chunks
 if TYPE_CHECKING: import numpy as np                       # imported where it is used: `cai --help` need not wait for it
 
 # %% auto #0
@@ -96,11 +96,10 @@ def _principles(constitution, pair: dict, ensemble: int, seed) -> list:
     if ensemble >= len(constitution.rl): return list(constitution.rl)
     return random.Random(derive_seed(seed, "feedback", pair["id"])).sample(list(constitution.rl), ensemble)
 
-def _read(engine, asks: list[tuple], constitution, *, seed, cot, few_shot, max_new_tokens, temperature) -> tuple[np.ndarray, list[str] | None]:
-    "Log-probs (n, 2) of the letters for n questions (prompt, first, second, principle), and the reasoning if `cot`"
-    if not cot: return engine.choose([choice_prompt(*q) for q in asks], OPTIONS, prefix=choice_prefix(constitution, seed, n=few_shot)), None
-    prefix = cot_prefix(constitution, seed, n=few_shot)
-    thoughts = engine.generate([cot_prompt(*q) for q in asks], prefix=prefix, max_new_tokens=max_new_tokens, temperature=temperature, seed=derive_seed(seed, "reasoning"))
+def _read(engine, asks: list[tuple], prefix: str, *, seeds, cot, max_new_tokens, temperature) -> tuple[np.ndarray, list[str] | None]:
+    "Log-probs (n, 2) of the letters for n questions (prompt, first, second, principle), and the reasoning if `cot`, each drawn from its own seed"
+    if not cot: return engine.choose([choice_prompt(*q) for q in asks], OPTIONS, prefix=prefix), None
+    thoughts = engine.generate([cot_prompt(*q) for q in asks], prefix=prefix, max_new_tokens=max_new_tokens, temperature=temperature, seed=seeds)
     return engine.choose([answer_prompt(*q, t) for q, t in zip(asks, thoughts)], OPTIONS, prefix=prefix), thoughts
 
 # %% ../nbs/08_feedback.ipynb #31a23a80
@@ -120,6 +119,14 @@ def _label(pair: dict, principles: list, logprobs: np.ndarray, thoughts, clamp, 
     row |= dict(p_a=target, disagreement=float(abs(p[:, 0] - p[:, 1]).mean()) if p.shape[1] == 2 else None)
     return row if thoughts is None else row | dict(cot=list(thoughts))
 
+# %% ../nbs/08_feedback.ipynb #0ver2002
+def _too_long(engine, pairs: list[dict], constitution, prefixes: list[str], cot: bool, max_new_tokens: int) -> dict[int, int]:
+    "`over_long` for pairs under the longest principle and after the longest of the `prefixes`, with room for reasoning and letter"
+    if not pairs or not getattr(engine, "context", None): return {}
+    p = max(constitution.rl, key=lambda p: len(_question(p)))
+    asks = [answer_prompt(x["prompt"], x["a"], x["b"], p, "") if cot else choice_prompt(x["prompt"], x["a"], x["b"], p) for x in pairs]
+    return over_long(engine, asks, max(prefixes, key=len), 16 + cot*max_new_tokens)
+
 # %% ../nbs/08_feedback.ipynb #50d9813a
 def label_pairs(engine,                           # feedback model: has `.choose`, and `.generate` for `cot`
                 pairs: list[dict],                # {"id", "prompt", "a", "b", ...}
@@ -133,6 +140,7 @@ def label_pairs(engine,                           # feedback model: has `.choose
                 hard: bool = False,               # round the target to 0 or 1 (an exact tie stays .5)
                 chunk: int = 256,                 # pairs per chunk
                 max_new_tokens: int = 120, temperature: float = 1.0,   # for the reasoning
+                too_long: str = "error",          # pairs that do not fit: "error", or "leave out": `p_a` is None then, and `left_out` says why
                 store=None,                       # `JsonlStore` for resumable runs
                 on_progress: Callable[[int, int], None] | None = None) -> list[dict]:
     """Each pair with `p_a` (target probability that `a` is better), `principle_ids`, `order_logprobs`, `disagreement`, and `cot` texts if any.
@@ -144,12 +152,18 @@ def label_pairs(engine,                           # feedback model: has `.choose
     if clamp: clamp_probability(.5, *clamp)
     settings = dict(seed=seed, ensemble=ensemble, both_orders=both_orders, few_shot=few_shot, cot=cot, clamp=clamp, hard=hard,
                     max_new_tokens=max_new_tokens, temperature=temperature, constitution=getattr(constitution, "sha256", ""))
-    def make(c, part):
+    prefixes = [(cot_prefix if cot else choice_prefix)(constitution, derive_seed(seed, "feedback", c), n=few_shot) for c in range(-(-len(pairs)//chunk))]
+    out = left_out(engine, _too_long(engine, pairs, constitution, prefixes, cot, max_new_tokens), [x["id"] for x in pairs], too_long)
+    def make(c, whole):
+        part = [x for x in whole if x["id"] not in out]
+        labelled, none = iter(label(c, part) if part else []), dict(p_a=None, principle_ids=[], order_logprobs=[], disagreement=None)
+        return [{**x, **none, "left_out": out[x["id"]]} if x["id"] in out else next(labelled) for x in whole]
+    def label(c, part):
         drawn = [_principles(constitution, pair, ensemble, seed) for pair in part]
         asks = [(pair["prompt"], *order, p) for pair, ps in zip(part, drawn) for p in ps
                 for order in [(pair["a"], pair["b"]), (pair["b"], pair["a"])][:1+both_orders]]
-        lps, thoughts = _read(engine, asks, constitution, seed=derive_seed(seed, "feedback", c), cot=cot, few_shot=few_shot,
-                              max_new_tokens=max_new_tokens, temperature=temperature)
+        seeds = [derive_seed(seed, "reasoning", pair["id"], p.id, k) for pair, ps in zip(part, drawn) for p in ps for k in range(1+both_orders)]
+        lps, thoughts = _read(engine, asks, prefixes[c], seeds=seeds, cot=cot, max_new_tokens=max_new_tokens, temperature=temperature)
         n = len(asks)//len(part)
         return [_label(pair, ps, lps[i*n:(i+1)*n], thoughts and thoughts[i*n:(i+1)*n], clamp, hard) for i, (pair, ps) in enumerate(zip(part, drawn))]
     return run_chunks(pairs, make, chunk=chunk, store=store, on_progress=on_progress, settings=settings)
@@ -162,6 +176,7 @@ def label_stats(rows: list[dict]) -> dict:
     `sure`: targets outside .1-.9, `undecided`: targets within .4-.6.
     """
     import numpy as np
+    rows = [r for r in rows if r["p_a"] is not None]                       # without those that were left out
     if not rows: return dict(n=0, letter_a=None, flips=None, disagreement=None, sure=None, undecided=None)
     p_a = np.array([r["p_a"] for r in rows])
     letters = np.concatenate([normalise(r["order_logprobs"])[:, 0] for r in rows])

@@ -306,7 +306,7 @@ def make_preference(run: Run, tick) -> int:
     "Stage `preference`: the preference model, adapter and head."
     from cai_repro.preference import train_pm
     rows = _rows(run, "feedback/red_team.jsonl") + _rows(run, "feedback/benign.jsonl")
-    rows = [{k: r[k] for k in ("prompt", "a", "b", "p_a")} for r in rows]
+    rows = [{k: r[k] for k in ("prompt", "a", "b", "p_a")} for r in rows if r["p_a"] is not None]
     run.roles.add("pm", head=True, seed=_seed(run, "pm adapter"))
     with tempfile_folder() as scratch:
         log = train_pm(run.roles, "pm", rows, seed=_seed(run, "preference"), output_dir=scratch, on_progress=tick, **run.recipe.preference)

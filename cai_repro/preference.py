@@ -30,7 +30,7 @@ def tokenize_pairs(tokenizer,
                    max_length: int = 256,  # tokens
                   ) -> tuple[list[dict], list[int]]: # (examples, numbers of the pairs left out as too long)
     "Examples with `chosen_ids` (a), `rejected_ids` (b) and `p_chosen`; raises `CaiError` for a label that is no probability"
-    bad = [i for i, r in enumerate(rows) if not 0 <= r['p_a'] <= 1]
+    bad = [i for i, r in enumerate(rows) if r['p_a'] is None or not 0 <= r['p_a'] <= 1]
     if bad: raise CaiError(f'pair {bad[0]}: p_a={rows[bad[0]]["p_a"]} is no probability', 'labels go from 0 to 1')
     sides = [tokenize_responses(tokenizer, [r['prompt'] for r in rows], [r[k] for r in rows]) for k in 'ab']
     lost = [i for i, (a, b) in enumerate(zip(*sides)) if max(len(a), len(b)) > max_length]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from .core import CaiError, JsonlStore, derive_seed, fingerprint
+from .critique import over_long
 from .feedback import choice_prefix, cot_prefix, normalise, quoted
 
 # %% auto #0
@@ -176,24 +177,17 @@ def read_rows(engine, rows: Sequence[dict], *, prefix: str="", cot: bool=False, 
     return out
 
 # %% ../nbs/12b_suites.ipynb #07040ccd
-def _context(engine) -> int|None:
-    "How many tokens the engine's model reads, if it says so"
-    base = getattr(getattr(engine, "roles", None), "base", None)
-    return base and getattr(base.config.get_text_config(), "max_position_embeddings", None)
-
 def _short(engine, text: str, n: int) -> str:
     "`text` cut to `n` tokens, where the context is known"
-    if not _context(engine): return text
+    if not getattr(engine, "context", None): return text
     from cai_repro.models import encode
     ids = encode(engine.tokenizer, text)
     return text if len(ids) <= n else engine.tokenizer.decode(ids[:n], clean_up_tokenization_spaces=False)
 
 def readable(engine, rows: Sequence[dict], prefix: str, cot: bool, max_new_tokens: int) -> list[dict]:
     "The rows that fit into the model's context, with the worked examples, room for the reasoning and for the letter"
-    if not (limit := _context(engine)): return list(rows)
-    from cai_repro.models import encode
-    ids = encode(engine.tokenizer, [prefix + (cot_closing(r, None, "") if cot else render(r)) for r in rows])
-    return [r for r, x in zip(rows, ids) if len(x) + 32 + cot*max_new_tokens <= limit]
+    long = over_long(engine, [cot_closing(r, None, "") if cot else render(r) for r in rows], prefix, 32 + cot*max_new_tokens)
+    return [r for i, r in enumerate(rows) if i not in long]
 
 # %% ../nbs/12b_suites.ipynb #4637b8f3
 def _top(row: dict) -> list[int]:
@@ -269,7 +263,7 @@ def evaluate_suite(engine,                     # has `.choose`, and `.generate` 
     if limit is not None and limit < 1: raise CaiError(f"limit={limit}", "ask at least one row, or leave the limit out")
     asked, prefix, counts = plan_suite(name, rows=rows, **how)
     fit = readable(engine, asked, prefix, cot, max_new_tokens)
-    if not fit: raise CaiError(f"none of the {len(asked)} rows of {name} fits into the {_context(engine)} tokens that this model reads", "use fewer worked examples, a smaller max_new_tokens, or a model with a longer context")
+    if not fit: raise CaiError(f"none of the {len(asked)} rows of {name} fits into the {engine.context} tokens that this model reads", "use fewer worked examples, a smaller max_new_tokens, or a model with a longer context")
     take = sorted(random.Random(derive_seed(seed, "limit", name)).sample(range(len(fit)), min(limit or len(fit), len(fit))))
     ask = {"max_new_tokens": max_new_tokens, "temperature": temperature} if cot else {}
     settings = {"model": model, "parameters": parameters(engine), **how, "both_orders": both_orders, "limit": limit, "chunk": chunk, **ask}
