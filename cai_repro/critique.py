@@ -11,7 +11,8 @@ from .core import CaiError, atomic_write, derive_seed, fingerprint
 
 # %% auto #0
 __all__ = ['LABELS', 'defuse', 'dialogue_text', 'critique_prompt', 'revision_prompt', 'direct_prompt', 'few_shot_prefix', 'Step',
-           'Chain', 'mark_changes', 'run_chunks', 'over_long', 'left_out', 'revise', 'found_nothing', 'revision_stats']
+           'Chain', 'mark_changes', 'run_chunks', 'over_long', 'left_out', 'dialogues_over_long', 'revise',
+           'found_nothing', 'revision_stats']
 
 # %% ../nbs/06_critique.ipynb #a0f5ccce
 LABELS = ("Human", "Assistant", "H", "A", "CritiqueRequest", "Critique", "RevisionRequest", "Revision",
@@ -199,11 +200,15 @@ def left_out(engine, long: dict[int, int],        # of `over_long`
                        remedy='shorten them, use fewer worked examples or a smaller max_new_tokens, or pass too_long="leave out"')
     return {ids[i]: f"comes to {n} tokens, the model reads {engine.context}" for i, n in long.items()}
 
-def _longest_prompts(rows, responses, constitution, direct: bool) -> list[str]:
-    "The prompt of a revision after the principle with the longest requests, for each row, its critique still empty"
+def dialogues_over_long(engine, rows: list[dict], constitution, *, responses: list[str] | None = None, few_shot: int = 1,
+                        direct: bool = False, max_new_tokens: int = 80) -> dict[int, int]:
+    "Rows of `revise` that may not fit: the worked examples, the longest requests, and a response, a critique and a revision of full length"
+    if not rows: return {}
     p = max(constitution.sl, key=lambda p: len(p.critique_request) + len(p.revision_request))
-    first = responses or [""]*len(rows)
-    return [direct_prompt(r["prompt"], x, p) if direct else revision_prompt(r["prompt"], x, p, "") for r, x in zip(rows, first)]
+    ask = (lambda q, x: direct_prompt(q, x, p)) if direct else (lambda q, x: revision_prompt(q, x, p, ""))
+    long = lambda texts, parts: over_long(engine, texts, few_shot_prefix(constitution, few_shot, direct), parts*max_new_tokens)
+    given = long([ask(r["prompt"], x) for r, x in zip(rows, responses)], 2 - direct) if responses else {}
+    return long([ask(r["prompt"], "") for r in rows], 3 - direct) | given
 
 # %% ../nbs/06_critique.ipynb #d7dc0117
 def _talks(engine, chains: list[Chain]) -> list[list[Chain]]:
@@ -234,7 +239,7 @@ def revise(engine,                                # critic: has `.generate` (cha
         raise CaiError(f"{len(responses)} responses for {len(rows)} prompts", remedy="pass one response per prompt, in the same order")
     prefix = few_shot_prefix(constitution, few_shot, direct)
     sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature)
-    long = over_long(engine, _longest_prompts(rows, responses, constitution, direct) if rows else [], prefix, (2 if direct else 3)*max_new_tokens) # a response, a critique, a revision
+    long = dialogues_over_long(engine, rows, constitution, responses=responses, few_shot=few_shot, direct=direct, max_new_tokens=max_new_tokens)
     out = left_out(engine, long, [r["id"] for r in rows], too_long)
     settings = dict(seed=seed, n_revisions=n_revisions, prefix=prefix, direct=direct, constitution=getattr(constitution, "sha256", ""), responses=responses, **sampling)
     def answered(c, part):

@@ -383,6 +383,7 @@ def report_notes(metrics: dict) -> list[str]:
     t = metrics.get("training_prompts", {})
     if not t.get("outside"): return []
     return [f"The red-team training prompts came from {t['source']} ({t['prompts']} prompts), not from the pocket world. "
+            + (f"Too long for the model, and left out: {t['left_out']}. " if t.get("left_out") else "") +
             f"Of {t['responses']} responses and revisions to them, the gold judge could not parse {t['unparsed']} "
             f"({t['unparsed']/max(1, t['responses']):.0%}): a pocket model answers such prompts badly. The table is on held-out pocket prompts."]
 

@@ -17,14 +17,14 @@ from .core import CaiError, JsonlStore, RunFolder, atomic_write, derive_seed, fi
 # %% auto #0
 __all__ = ['COUNTS', 'ADAPTERS', 'EVALUATED', 'GENERATION', 'STAGES', 'HELP', 'app', 'DEBUG', 'CONSTITUTION', 'SEED', 'Recipe',
            'recipes', 'find_recipe', 'locate', 'check_disk', 'check_models', 'files_mark', 'models_mark', 'Run',
-           'prepare', 'Stage', 'parts', 'red_team_prompts', 'make_prompts', 'make_helpful', 'revised', 'make_critique',
-           'make_sft', 'tempfile_folder', 'repeated', 'benign_pairs', 'contrast_pairs', 'make_pairs', 'make_feedback',
-           'make_preference', 'rl_prompts', 'make_ppo', 'preference_quality', 'held_out_pairs', 'training_prompts',
-           'make_evaluate', 'write_metrics', 'command_of', 'versions', 'write_info', 'make_report', 'stage_fingerprint',
-           'PlainProgress', 'BarProgress', 'progress_for_screen', 'disk_full', 'run_stage', 'run', 'results_table',
-           'summary_lines', 'clean', 'friendly', 'main', 'quiet', 'run_command', 'word_changes', 'marked', 'pocket_run',
-           'outside_note', 'revise_command', 'print_chain', 'judge_command', 'print_judgement', 'eval_folder',
-           'eval_engine', 'eval_tables', 'eval_command', 'run_eval']
+           'prepare', 'Stage', 'parts', 'red_team_prompts', 'readable_prompts', 'make_prompts', 'make_helpful',
+           'revised', 'make_critique', 'make_sft', 'tempfile_folder', 'repeated', 'benign_pairs', 'contrast_pairs',
+           'make_pairs', 'make_feedback', 'make_preference', 'rl_prompts', 'make_ppo', 'preference_quality',
+           'held_out_pairs', 'training_prompts', 'make_evaluate', 'write_metrics', 'command_of', 'versions',
+           'write_info', 'make_report', 'stage_fingerprint', 'PlainProgress', 'BarProgress', 'progress_for_screen',
+           'disk_full', 'run_stage', 'run', 'results_table', 'summary_lines', 'clean', 'friendly', 'main', 'quiet',
+           'run_command', 'word_changes', 'marked', 'pocket_run', 'outside_note', 'revise_command', 'print_chain',
+           'judge_command', 'print_judgement', 'eval_folder', 'eval_engine', 'eval_tables', 'eval_command', 'run_eval']
 
 # %% ../nbs/14_pipeline.ipynb #e004d5a9
 @dataclass(frozen=True)
@@ -187,10 +187,20 @@ def red_team_prompts(run: Run, n: int) -> list[dict]:
     rows = [{"id": f"outside-{i}", "prompt": r["prompt"], "side": "red_team"} for i, r in enumerate(run.outside)]
     return rows if len(rows) <= n else random.Random(_seed(run, "outside")).sample(rows, n)
 
+def readable_prompts(run: Run, rows: list[dict]) -> list[dict]:
+    "The prompts of a file that the critic can read, revisions included; the others go to `prompts/left_out.jsonl`. `CaiError` if none is left."
+    from cai_repro.critique import dialogues_over_long
+    if run.outside is None: return rows
+    kw = {k: v for k, v in {"max_new_tokens": run.recipe.max_new_tokens, **run.recipe.critique}.items() if k in ("max_new_tokens", "few_shot", "direct")}
+    engine = run.engine(run.recipe.critic); long = dialogues_over_long(engine, rows, run.constitution, **kw)
+    if len(long) == len(rows): raise CaiError(f"{run.source}: each of its {len(rows)} prompts is too long for a model that reads {engine.context} tokens", "shorten them")
+    _write(run, "prompts/left_out.jsonl", [{**rows[i], "left_out": f"comes to {n} tokens, the model reads {engine.context}"} for i, n in long.items()])
+    return [r for i, r in enumerate(rows) if i not in long]
+
 def make_prompts(run: Run, tick) -> int:
     "Stage `prompts`: who will be asked what."
     from cai_repro.pocket import prompts
-    red = red_team_prompts(run, max(_count(run, k) for k in ("red_team", "red_team_pairs", "rl")))
+    red = readable_prompts(run, red_team_prompts(run, max(_count(run, k) for k in ("red_team", "red_team_pairs", "rl"))))
     benign = prompts("train", "benign", max(_count(run, k) for k in ("benign", "benign_pairs", "rl")), _seed(run, "prompts"))
     held = [r for side in ("red_team", "benign") for r in prompts("heldout", side, _count(run, "held_out"), _seed(run, "prompts"))]
     for name, rows in (("red_team", red), ("benign", benign), ("held_out", held)): _write(run, f"prompts/{name}.jsonl", rows)
@@ -295,7 +305,7 @@ def make_feedback(run: Run, tick) -> int:
     from cai_repro.feedback import label_pairs
     from cai_repro.pocket import Annotator
     red = label_pairs(run.engine(run.recipe.labeller), _rows(run, "pairs/red_team.jsonl") + _rows(run, "pairs/contrast.jsonl"), run.constitution, seed=_seed(run, "feedback"),
-                      store=_store(run, "feedback/red_team.jsonl"), on_progress=tick, **run.recipe.feedback)
+                      store=_store(run, "feedback/red_team.jsonl"), on_progress=tick, **{"too_long": "leave out", **run.recipe.feedback})
     person = Annotator(seed=_seed(run, "annotator"), **run.recipe.annotator)
     benign = [{**r, "p_a": float(person.prefers(r["prompt"], r["a"], r["b"]))} for r in _rows(run, "pairs/benign.jsonl")]
     _write(run, "feedback/benign.jsonl", benign)
@@ -366,6 +376,7 @@ def training_prompts(run: Run) -> dict:
     chains = [Chain.from_row(r) for r in _rows(run, "critique/chains.jsonl")]
     rows = judge_rows([{"prompt": c.prompt, "response": t} for c in chains for t in c.responses])
     return {"outside": run.outside is not None, "source": Path(run.source).name if run.source else "pocket", "prompts": len(chains),
+            "left_out": 0 if run.outside is None else len(_rows(run, "prompts/left_out.jsonl")),
             "responses": len(rows), "unparsed": sum(r["kind"] is None for r in rows)}
 
 # %% ../nbs/14_pipeline.ipynb #c4c607ef

@@ -167,8 +167,10 @@ def test_one_setting_redoes_only_what_follows(whole, recipe, tmp_path):
 def test_outside_prompts(recipe, tmp_path):
     "hh-rlhf rows: their first human turns become the red-team prompts, and the report says what could not be read"
     rows = [{"chosen": f"\n\nHuman: What about <b>thing {i}</b> & co?\n\nAssistant: no <|endoftext|>\n\nHuman: why\n\nAssistant: so", "rejected": f"\n\nHuman: What about <b>thing {i}</b> & co?\n\nAssistant: yes"} for i in range(5)]
+    rows.append({"chosen": "\n\nHuman: " + "Why? "*700 + "\n\nAssistant: a", "rejected": "\n\nHuman: " + "Why? "*700 + "\n\nAssistant: b"})   # too long for the model
     file = tmp_path/"hh.jsonl"; file.write_text("".join(json.dumps(r) + "\n" for r in rows))
     metrics = run(recipe, tmp_path/"run", prompts=file)
+    assert metrics["training_prompts"]["left_out"] == 1 and "Too long for the model, and left out: 1." in (tmp_path/"run"/"report.html").read_text()
     t, page = metrics["training_prompts"], (tmp_path/"run"/"report.html").read_text()
     assert t["outside"] and t["prompts"] == 5 and t["responses"] == 25 and t["unparsed"] > 0
     assert f"could not parse {t['unparsed']} " in page and "hh.jsonl" in page and ", prompts=" in page
