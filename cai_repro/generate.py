@@ -272,6 +272,10 @@ class LocalEngine:
         self.prefill_budget = 4096 if roles.device.type == 'cpu' else 32768   # tokens read at a time
     @property
     def tokenizer(self): return self.roles.tokenizer
+    @property
+    def limit(self):
+        "How many tokens the model reads at most, if it says so"
+        return getattr(self.roles.base.config.get_text_config(), 'max_position_embeddings', None)
     def __repr__(self): return f'LocalEngine(role={self.role!r}, batch_size={self.batch_size}, stop={self.stop})'
 
     def _rows(self, texts, prefix):
@@ -281,10 +285,9 @@ class LocalEngine:
 
     def _fits(self, rows, room):
         "`CaiError` if a row and `room` more tokens are longer than the model reads"
-        limit = getattr(self.roles.base.config.get_text_config(), 'max_position_embeddings', None)
         longest = max(map(len, rows)) + room
-        if limit and longest > limit:
-            raise CaiError(f'a prompt with its continuation needs {longest} tokens, this model reads {limit}', 'shorten or drop that prompt, use fewer few-shot examples, or lower max_new_tokens')
+        if self.limit and longest > self.limit:
+            raise CaiError(f'a prompt with its continuation needs {longest} tokens, this model reads {self.limit}', 'shorten or drop that prompt, use fewer few-shot examples, or lower max_new_tokens')
 
     def _new(self, size, beginning=None):
         dtype = self.roles.base.dtype if self.roles.half else None      # under autocast the memory keeps the base's format
@@ -469,6 +472,15 @@ def _levels(rows: list[list[int]], worth: int | float = WORTH, known: int = 0) -
     return levels
 
 @patch
+def _tails(self: LocalEngine, prompts, options, prefix):
+    "For each prompt the token ids of every option as what follows it"
+    ends = [(prefix + p)[-64:] for p in prompts]        # how an option is cut into tokens depends on what is just before it
+    cuts = [(e, o) for e in dict.fromkeys(ends) for o in options]
+    memo = {c: ids for c, (_, ids) in zip(cuts, encode_pairs(self.tokenizer, *map(list, zip(*cuts))))}
+    if not all(memo.values()): raise CaiError('an option has no tokens', 'give non-empty options')
+    return [[memo[e, o] for o in options] for e in ends]
+
+@patch
 def choose(self: LocalEngine,
            prompts: list[str], options: list[str],  # the same options for every prompt, such as [' (A)', ' (B)']
            *, prefix: str = '',                     # put before every prompt, read only once
@@ -476,12 +488,8 @@ def choose(self: LocalEngine,
     "How likely each option is as the continuation of each prompt; exact, whatever the batch and padding"
     out = np.zeros((len(prompts), len(options)))
     if not out.size: return out
-    ends = [(prefix + p)[-64:] for p in prompts]        # how an option is cut into tokens depends on what is just before it
-    cuts = [(e, o) for e in dict.fromkeys(ends) for o in options]
-    memo = {c: ids for c, (_, ids) in zip(cuts, encode_pairs(self.tokenizer, *map(list, zip(*cuts))))}
-    tails = [[memo[e, o] for o in options] for e in ends]
-    if not all(all(t) for t in tails): raise CaiError('an option has no tokens', 'give non-empty options')
-    rows, room = self._rows(prompts, prefix), max(len(t) for row in tails for t in row)
+    rows, tails = self._rows(prompts, prefix), self._tails(prompts, options, prefix)
+    room = max(len(t) for row in tails for t in row)
     self._fits(rows, room)
     order = sorted(range(len(rows)), key=lambda i: (rows[i], tails[i]))
     with self.roles.folded(self.role), torch.inference_mode():
