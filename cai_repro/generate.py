@@ -519,6 +519,15 @@ def _levels(rows: list[list[int]], worth: int | float = WORTH, known: int = 0) -
     return levels
 
 @patch
+def _tails(self: LocalEngine, prompts, options, prefix):
+    "For each prompt the token ids of every option as what follows it"
+    ends = [(prefix + p)[-64:] for p in prompts]        # how an option is cut into tokens depends on what is just before it
+    cuts = [(e, o) for e in dict.fromkeys(ends) for o in options]
+    memo = {c: ids for c, (_, ids) in zip(cuts, encode_pairs(self.tokenizer, *map(list, zip(*cuts))))}
+    if not all(memo.values()): raise CaiError('an option has no tokens', 'give non-empty options')
+    return [[memo[e, o] for o in options] for e in ends]
+
+@patch
 def choose(self: LocalEngine,
            prompts: list[str], options: list[str],  # the same options for every prompt, such as [' (A)', ' (B)']
            *, prefix: str = '',                     # put before every prompt, read only once
@@ -526,12 +535,8 @@ def choose(self: LocalEngine,
     "How likely each option is as the continuation of each prompt; exact, whatever the batch and padding"
     out = np.zeros((len(prompts), len(options)))
     if not out.size: return out
-    ends = [(prefix + p)[-64:] for p in prompts]        # how an option is cut into tokens depends on what is just before it
-    cuts = [(e, o) for e in dict.fromkeys(ends) for o in options]
-    memo = {c: ids for c, (_, ids) in zip(cuts, encode_pairs(self.tokenizer, *map(list, zip(*cuts))))}
-    tails = [[memo[e, o] for o in options] for e in ends]
-    if not all(all(t) for t in tails): raise CaiError('an option has no tokens', 'give non-empty options')
-    rows, room = self._rows(prompts, prefix), max(len(t) for row in tails for t in row)
+    rows, tails = self._rows(prompts, prefix), self._tails(prompts, options, prefix)
+    room = max(len(t) for row in tails for t in row)
     self._fits(rows, room)
     order = sorted(range(len(rows)), key=lambda i: (rows[i], tails[i]))
     with self.roles.folded(self.role), torch.inference_mode():

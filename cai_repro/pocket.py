@@ -476,13 +476,13 @@ def train_tokenizer(seed:int=0, n:int=20_000, vocab_size:int=2048):
     tok.pre_tokenizer, tok.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[EOS, PAD], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     tok.train_from_iterator((d.text for _, d in islice(documents(seed, first=n//2), n)), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tok, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False, model_max_length=1024, padding_side="left")
+    return PreTrainedTokenizerFast(tokenizer_object=tok, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False, model_max_length=2048, padding_side="left")
 
 def pocket_config(vocab_size:int, hidden:int=224, layers:int=5, heads:int=7):
     "A small Qwen3 whose weights start large enough for attention to differ (compared with a Llama in nbs/lab_log.md)."
     from transformers import Qwen3Config
     return Qwen3Config(vocab_size=vocab_size, hidden_size=hidden, intermediate_size=int(hidden*8/3)//32*32, num_hidden_layers=layers,
-                       num_attention_heads=heads, num_key_value_heads=heads, head_dim=hidden//heads, max_position_embeddings=1024,
+                       num_attention_heads=heads, num_key_value_heads=heads, head_dim=hidden//heads, max_position_embeddings=2048,
                        tie_word_embeddings=True, initializer_range=.06, bos_token_id=None, eos_token_id=0, pad_token_id=1)
 
 # %% ../nbs/03_pocket.ipynb #21692256

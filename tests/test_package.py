@@ -60,6 +60,16 @@ def test_wheel_carries_constitutions_and_data(copy, wheel):
     assert "cai_repro/core.py" in names
     assert [n for n in names if n.endswith("LICENSE")]
 
+def test_wheel_names_its_extras(root, wheel):
+    "Each `NAME_requirements` of settings.ini is an extra, and none is required without it"
+    names = zipfile.ZipFile(wheel)
+    meta = names.read(next(n for n in names.namelist() if n.endswith(".dist-info/METADATA"))).decode()
+    extras = {k.removesuffix("_requirements"): shlex.split(v) for k, v in settings(root).items() if k.endswith("_requirements")}
+    assert set(extras) == set(re.findall(r"^Provides-Extra: (\S+)$", meta, re.M)) and "vllm" in extras
+    for extra, wanted in extras.items():
+        found = re.findall(rf'^Requires-Dist: ([\w.-]+)[^;\n]*; extra == "{extra}"$', meta, re.M)
+        assert {n.lower() for n in found} == {re.split(r"[<>=!~]", r)[0].lower() for r in wanted}
+
 def test_wheel_finds_its_resources(wheel, tmp_path):
     "What a plain `pip install .` unpacks works away from any checkout"
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")

@@ -34,7 +34,7 @@ def recipe(tmp_path_factory, constitution):
     from cai_repro.models import Roles, tiny_model
     from cai_repro.pocket import train_tokenizer
     home = tmp_path_factory.mktemp("tiny"); tok = train_tokenizer(n=400, vocab_size=600)
-    model = tiny_model(tok, max_position_embeddings=1024); tok.save_pretrained(home/"base"); model.save_pretrained(home/"base")
+    model = tiny_model(tok, max_position_embeddings=2048); tok.save_pretrained(home/"base"); model.save_pretrained(home/"base")
     Roles(model, tok).add("helpful").save("helpful", home/"helpful")
     return Recipe("tiny", base=str(home/"base"), helpful=str(home/"helpful"), constitution=str(constitution), max_new_tokens=10, batch_size=8, prompts=SIZES,
                   critique={"chunk": 4, "few_shot": 0}, sft={"batch_size": 4}, feedback={"chunk": 4}, preference={"batch_size": 4}, ppo={"steps": 2, "rollouts_per_step": 8, "minibatch": 4, "epochs": 1})
