@@ -11,8 +11,8 @@ from pathlib import Path
 from .core import CaiError, Dialogue, Turn, atomic_write, derive_seed, file_sha256, neutralise, resource_path
 
 # %% auto #0
-__all__ = ['HARMS', 'TOPICS', 'first_human_turn', 'read_prompts', 'read_hh_rlhf', 'hh_rlhf_prompts', 'hh_pairs', 'own_prompts',
-           'official_files', 'fetch_official']
+__all__ = ['HH_RLHF', 'HARMS', 'TOPICS', 'first_human_turn', 'read_prompts', 'read_hh_rlhf', 'hh_rlhf_prompts', 'hh_pairs',
+           'own_prompts', 'official_files', 'fetch_official']
 
 # %% ../nbs/02_data.ipynb #c2b011d2
 def _lines(path: Path) -> list[tuple[int, str]]:
@@ -101,11 +101,12 @@ def _file_rows(path: Path) -> Iterator[tuple[int, object]]:
         if wrong: raise CaiError(f"{path}:{n}: {wrong}", "each line must be one JSON object; download the file again")
         yield n, row
 
-def _hub_rows(subset: str, split: str, revision: str | None) -> Iterator[tuple[int, object]]:
+HH_RLHF = "09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa" # the commit of Anthropic/hh-rlhf on the Hugging Face hub that we read
+
+def _hub_rows(subset: str, split: str, revision: str) -> Iterator[tuple[int, object]]:
     "Numbered rows of the copy on the Hugging Face hub, at one commit"
-    if not re.fullmatch("[0-9a-f]{40}", revision or ""):
-        raise CaiError(f"hh-rlhf from the Hugging Face hub needs the commit to read, not revision={revision!r}",
-                       "give the 40 hex digits of one (huggingface.co/datasets/Anthropic/hh-rlhf/commits/main lists them), or the path of a file")
+    if not re.fullmatch("[0-9a-f]{40}", revision):
+        raise CaiError(f"revision={revision!r}: a name like this can mean other files tomorrow", "give the 40 hex digits of a commit, or leave it out")
     from datasets import load_dataset
     try: rows = load_dataset("Anthropic/hh-rlhf", data_dir=subset, split=split, revision=revision)
     except Exception as e: raise CaiError(f"Anthropic/hh-rlhf, {subset}, {split}, at {revision}: cannot be loaded ({type(e).__name__}: {e})", "check the network and these names, or give the path of a file") from e
@@ -115,7 +116,7 @@ def _hub_rows(subset: str, split: str, revision: str | None) -> Iterator[tuple[i
 def read_hh_rlhf(path: str | Path | None = None, # a file of hh-rlhf, .jsonl or .jsonl.gz; None: the Hugging Face hub
                  *, subset: str = "helpful-base", # the hub's folder
                  split: str = "train", # and which half of it
-                 revision: str | None = None # and its commit, 40 hex digits: without a path it must be given
+                 revision: str = HH_RLHF # and its commit, 40 hex digits
                 ) -> tuple[list[dict], dict[str, list[str]]]: # (rows, ids of the skipped rows by reason)
     "Rows `{id, prompt, chosen, rejected}`: `Dialogue`s exact to the byte, `prompt` being what the other two share"
     source, stem = (f"hh-rlhf {subset} {split}", f"{subset}-{split}") if path is None else (path, Path(path).name.split(".")[0])

@@ -18,6 +18,23 @@ def official(mirror, monkeypatch):
     monkeypatch.setenv("CAI_REPRO_MIRROR", str(mirror))
     return mirror
 
+@pytest.mark.parametrize("name", ["PALMS", "LAMDA"])
+def test_released_chains_are_rebuilt_from_prompt_and_principle(name, official):
+    "What the authors asked in each round of a released chain, from its prompt, its texts and the name of its principle: byte for byte but for spaces at a prompt's end"
+    from cai_repro.critique import critique_prompt, revision_prompt
+    from cai_repro.data import fetch_official, first_human_turn
+    con = suites.official_constitution()
+    rows = [json.loads(l) for l in fetch_official(f"samples/{name}_SLMADISON.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        said, asked = row["initial_response"][0]["sample"].strip(), first_human_turn(row["rl_prompt"])
+        opened = row["rl_prompt"].removesuffix("\n\nAssistant:").rstrip() + "\n\nAssistant:"
+        for step in row["cst"]:
+            p, theirs, found = con.by_id(step["cst_key"]), step["cst_value"], step["critique"]["sample"].strip()
+            whole = f"{opened} {said}{theirs['prompt'][0]}"
+            assert critique_prompt(asked, said, p) == whole
+            assert revision_prompt(asked, said, p, found) == f"{whole} {found}{theirs['edit_request']}"
+            said = step["revision"]["sample"].strip()
+
 def made_up(n=120, times=3, name="hhh438", k=2):
     "`n` prompts, each in `times` rows with other options"
     row = lambda i, t: {"suite": name, "intro": "\n\nTalk:", "conversation": [{"role": "human", "text": f"Question {i}?"}], "question": "Which is right? Options:", "options": [f"{i} {t} {j}" for j in range(k)]}
