@@ -119,6 +119,17 @@ def _label(pair: dict, principles: list, logprobs: np.ndarray, thoughts, clamp, 
     row |= dict(p_a=target, disagreement=float(abs(p[:, 0] - p[:, 1]).mean()) if p.shape[1] == 2 else None)
     return row if thoughts is None else row | dict(cot=list(thoughts))
 
+# %% ../nbs/08_feedback.ipynb #0ver2003
+def _label_all(engine, pairs: list[dict], constitution, prefix: str, *, seed, ensemble, both_orders, cot, clamp, hard, **sampling) -> list[dict]:
+    "Labelled rows of some pairs, asked in one batch"
+    drawn = [_principles(constitution, pair, ensemble, seed) for pair in pairs]
+    readings = [(pair, p, k) for pair, ps in zip(pairs, drawn) for p in ps for k in range(1+both_orders)]
+    asks = [(pair["prompt"], *[(pair["a"], pair["b"]), (pair["b"], pair["a"])][k], p) for pair, p, k in readings]
+    seeds = [derive_seed(seed, "reasoning", pair["id"], p.id, k) for pair, p, k in readings]
+    lps, thoughts = _read(engine, asks, prefix, seeds=seeds, cot=cot, **sampling)
+    n = len(asks)//len(pairs)
+    return [_label(pair, ps, lps[i*n:(i+1)*n], thoughts and thoughts[i*n:(i+1)*n], clamp, hard) for i, (pair, ps) in enumerate(zip(pairs, drawn))]
+
 # %% ../nbs/08_feedback.ipynb #0ver2002
 def _too_long(engine, pairs: list[dict], constitution, prefixes: list[str], cot: bool, max_new_tokens: int) -> dict[int, int]:
     "`over_long` for pairs under the longest principle and after the longest of the `prefixes`, with room for reasoning and letter"
@@ -154,18 +165,11 @@ def label_pairs(engine,                           # feedback model: has `.choose
                     max_new_tokens=max_new_tokens, temperature=temperature, constitution=getattr(constitution, "sha256", ""))
     prefixes = [(cot_prefix if cot else choice_prefix)(constitution, derive_seed(seed, "feedback", c), n=few_shot) for c in range(-(-len(pairs)//chunk))]
     out = left_out(engine, _too_long(engine, pairs, constitution, prefixes, cot, max_new_tokens), [x["id"] for x in pairs], too_long)
-    def make(c, whole):
-        part = [x for x in whole if x["id"] not in out]
-        labelled, none = iter(label(c, part) if part else []), dict(p_a=None, principle_ids=[], order_logprobs=[], disagreement=None)
-        return [{**x, **none, "left_out": out[x["id"]]} if x["id"] in out else next(labelled) for x in whole]
-    def label(c, part):
-        drawn = [_principles(constitution, pair, ensemble, seed) for pair in part]
-        asks = [(pair["prompt"], *order, p) for pair, ps in zip(part, drawn) for p in ps
-                for order in [(pair["a"], pair["b"]), (pair["b"], pair["a"])][:1+both_orders]]
-        seeds = [derive_seed(seed, "reasoning", pair["id"], p.id, k) for pair, ps in zip(part, drawn) for p in ps for k in range(1+both_orders)]
-        lps, thoughts = _read(engine, asks, prefixes[c], seeds=seeds, cot=cot, max_new_tokens=max_new_tokens, temperature=temperature)
-        n = len(asks)//len(part)
-        return [_label(pair, ps, lps[i*n:(i+1)*n], thoughts and thoughts[i*n:(i+1)*n], clamp, hard) for i, (pair, ps) in enumerate(zip(part, drawn))]
+    how = dict(seed=seed, ensemble=ensemble, both_orders=both_orders, cot=cot, clamp=clamp, hard=hard, max_new_tokens=max_new_tokens, temperature=temperature)
+    def make(c, part):
+        fit = [x for x in part if x["id"] not in out]
+        labelled, none = iter(_label_all(engine, fit, constitution, prefixes[c], **how) if fit else []), dict(p_a=None, principle_ids=[], order_logprobs=[], disagreement=None)
+        return [{**x, **none, "left_out": out[x["id"]]} if x["id"] in out else next(labelled) for x in part]
     return run_chunks(pairs, make, chunk=chunk, store=store, on_progress=on_progress, settings=settings)
 
 # %% ../nbs/08_feedback.ipynb #3849b514
