@@ -728,20 +728,20 @@ def print_judgement(row: dict, principle, console) -> None:
     console.print(f"\nThe feedback model {choice}.")
 
 # %% ../nbs/14_pipeline.ipynb #5e0c3a12
-def eval_folder(model: str, suite: str, *, adapter: str|None=None, few_shot: int=0, cot: bool=False, samples: int=1, both_orders: bool=False, limit: int|None=None, seed: int=0) -> Path:
+def eval_folder(model: str, suite: str, *, adapter: str|None=None, few_shot: int=0, cot: bool=False, samples: int=1, both_orders: bool=False, limit: int|None=None, chat: bool=False, seed: int=0) -> Path:
     "Where an evaluation is kept unless told otherwise: one folder for each way of asking."
     what = [model, adapter, suite, f"{few_shot}-shot" if few_shot else None, "cot" if cot else None, f"x{samples}" if samples > 1 else None,
-            "both-orders" if both_orders else None, f"{limit}-rows" if limit else None, f"seed{seed}"]
+            "both-orders" if both_orders else None, f"{limit}-rows" if limit else None, "chat" if chat else None, f"seed{seed}"]
     return Path("runs/eval")/"_".join(re.sub(r"[^\w.]+", "-", w).strip("-.") for w in what if w)
 
-def eval_engine(model: str|Path, adapter: str|Path|None=None, quantize: str|None=None, batch_size: int=16) -> tuple:
-    "(engine, mark of its files) for a base and, if given, a LoRA adapter on it; reasoning ends where a human turn would begin."
+def eval_engine(model: str|Path, adapter: str|Path|None=None, quantize: str|None=None, batch_size: int=16, chat: bool=False) -> tuple:
+    "(engine, mark of its files) for a base and, if given, a LoRA adapter on it."
     from cai_repro.generate import LocalEngine
     from cai_repro.models import Roles, load_base
     folders = [Path(p) for p in (model, adapter) if p and Path(p).exists()]
     roles = Roles(*load_base(model, quantize=quantize))
     if adapter: roles.load("adapter", adapter)
-    return LocalEngine(roles, role="adapter" if adapter else None, batch_size=batch_size, stop=("\n\nHuman:",)), files_mark(*folders)
+    return LocalEngine(roles, role="adapter" if adapter else None, batch_size=batch_size, chat=chat), files_mark(*folders)
 
 # %% ../nbs/14_pipeline.ipynb #5e0c3a14
 def eval_tables(result: dict) -> list:
@@ -771,6 +771,7 @@ def eval_command(ctx: typer.Context,
                  cot: bool = typer.Option(False, "--cot", help="Let the model reason first, in two turns."),
                  samples: int = typer.Option(1, "--samples", min=1, metavar="N", help="Reasonings per row, averaged (with --cot)."),
                  both_orders: bool = typer.Option(False, "--both-orders", help="Ask again with the options reversed, and average."),
+                 chat: bool = typer.Option(False, "--chat", help="Ask in the model's own chat template, not in the paper's plain text."),
                  limit: int = typer.Option(None, "--limit", min=1, metavar="N", help="Only N rows, drawn by --seed."),
                  out: Path = typer.Option(None, "--out", metavar="DIR", help="Folder for eval.json and rows.jsonl.  [default: runs/eval/<what was asked>]"),
                  batch_size: int = typer.Option(16, "--batch-size", min=1, metavar="N", help="Prompts at a time: fewer need less memory."),
@@ -792,23 +793,23 @@ def eval_command(ctx: typer.Context,
     cai eval --model Qwen/Qwen3-0.6B-Base --suite hhh438 --cot --few-shot 6 --samples 5
     """
     with friendly(debug or ctx.obj):
-        run_eval(model, adapter, suite, dict(few_shot=few_shot, cot=cot, samples=samples), dict(both_orders=both_orders, limit=limit), out, batch_size, quantize, seed)
+        run_eval(model, adapter, suite, dict(few_shot=few_shot, cot=cot, samples=samples), dict(both_orders=both_orders, limit=limit), out, batch_size, quantize, chat, seed)
 
 # %% ../nbs/14_pipeline.ipynb #5e0c3a16
-def run_eval(model: str|None, adapter: Path|None, suite: str, how: dict, more: dict, out: Path|None, batch_size: int, quantize: str|None, seed: int) -> dict:
+def run_eval(model: str|None, adapter: Path|None, suite: str, how: dict, more: dict, out: Path|None, batch_size: int, quantize: str|None, chat: bool, seed: int) -> dict:
     "What `cai eval` does: check, load, ask, print, write; returns the result."
     from types import SimpleNamespace
     from cai_repro.suites import evaluate_suite, plan_suite
     name, here = model or "pocket", model is None or Path(model).exists()
-    out = out or eval_folder(name, suite, adapter=adapter and str(adapter), **how, **more, seed=seed)
+    out = out or eval_folder(name, suite, adapter=adapter and str(adapter), **how, **more, chat=chat, seed=seed)
     for folder, file, what in ((model, "config.json", "model"), (adapter, "adapter_config.json", "adapter")):
         if folder and (what == "adapter" or here) and not (Path(folder)/file).exists(): raise CaiError(f"{folder}: no {file} there, so this is no {what}", f"give a folder with {file}")
     plan_suite(suite, **how, seed=seed); check_disk(out)         # the questions may be fetched here, so before `quiet` shuts the network off
     if not here: os.environ.setdefault("HF_HUB_OFFLINE", "0")
     quiet()
     from rich.console import Console
-    engine, mark = eval_engine(model or locate(recipes()["pocket"].base), adapter, quantize, batch_size)
-    label = " + ".join(filter(None, (name, adapter and str(adapter), quantize)))
+    engine, mark = eval_engine(model or locate(recipes()["pocket"].base), adapter, quantize, batch_size, chat)
+    label = " + ".join(filter(None, (name, adapter and str(adapter), quantize, "chat" if chat else None)))
     with progress_for_screen() as shown:
         stage, start = SimpleNamespace(name="eval", does=f"{label} on {suite}"), time.perf_counter()
         result = evaluate_suite(engine, suite, **how, **more, seed=seed, model=f"{label} {mark}", store=JsonlStore(out/"rows.jsonl"), on_progress=shown.start(stage))

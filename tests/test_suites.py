@@ -163,6 +163,8 @@ def test_the_command_with_an_adapter_and_reasoning(official, tmp_path):
     assert r.exit_code == 0, r.output
     assert "figure 4" not in r.output and ".111 by chance" in r.output
     assert {len(row["p"]) for row in json.loads((tmp_path/"e"/"eval.json").read_text())["items"]} == {9}
+    r = ask("--chat")                                    # the pocket model was taught no template
+    assert r.exit_code == 1 and "no chat template" in r.output
 
 @pytest.mark.parametrize("args, says", [(["--suite", "hhh"], "there are: hhh438"), (["--samples", "5"], "without reasoning"), (["--few-shot", "6"], "at most 5"),
                                         (["--suite", "harmfulness_classification", "--few-shot", "1"], "no released worked examples"), (["--adapter", "none"], "no adapter"), (["--model", "."], "no model")])
