@@ -14,23 +14,27 @@ from .core import CaiError, resource_path
 
 # %% auto #0
 __all__ = ['KINDS', 'DATA', 'NESTED', 'PLAIN', 'BLOCKS', 'LOGIT_BYTES', 'POCKET_TOKENS', 'BIG', 'CONTEXT', 'CARDS', 'USED',
-           'USED_BANDWIDTH', 'FREE', 'FORMULAS', 'settings_of', 'fits', 'Sizes', 'Tokens', 'Hub', 'read_settings',
-           'parse_recipe', 'recipe_files', 'read_recipe', 'sizes', 'widths', 'matrices', 'count', 'lora_count',
-           'nf4_bytes', 'base_bytes', 'adam_bytes', 'kv_bytes', 'layer_bytes', 'activation_bytes', 'setting', 'lengths',
-           'model_sizes', 'memory', 'fullest', 'forward_flops', 'train_flops', 'Work', 'work', 'Card', 'this_cpu',
-           'find_card', 'seconds', 'gb', 'clock', 'memory_table', 'work_table', 'plan_parts', 'Check', 'cached_config',
-           'cache_folder', 'free_gb', 'hub_checks', 'own_enough', 'recipe_checks', 'library_checks', 'nf4_check',
-           'machine_checks', 'fitting']
+           'USED_BANDWIDTH', 'FREE', 'FORMULAS', 'definition', 'settings_of', 'fits', 'Sizes', 'Tokens', 'Hub',
+           'read_settings', 'parse_recipe', 'recipe_files', 'read_recipe', 'sizes', 'widths', 'matrices', 'count',
+           'lora_count', 'nf4_bytes', 'base_bytes', 'adam_bytes', 'kv_bytes', 'layer_bytes', 'activation_bytes',
+           'setting', 'lengths', 'model_sizes', 'memory', 'fullest', 'forward_flops', 'train_flops', 'Work', 'work',
+           'Card', 'this_cpu', 'find_card', 'card_of', 'card_for', 'seconds', 'gb', 'clock', 'memory_table',
+           'work_table', 'plan_parts', 'Check', 'cached_config', 'cache_folder', 'free_gb', 'hub_checks', 'own_enough',
+           'recipe_checks', 'library_checks', 'nf4_check', 'machine_checks', 'fitting']
 
 # %% ../nbs/15_hardware.ipynb #ca3754aa
 @lru_cache
-def settings_of(module: str, name: str) -> dict[str, tuple[str, bool]]:
-    "What a function, dataclass or table of counts of ours can be given: name -> (type, must it be given?)"
+def definition(module: str, name: str):
+    "The syntax tree of a function, class or table of ours, from its source"
     tree = ast.parse((Path(find_spec("cai_repro").submodule_search_locations[0])/f"{module}.py").read_text(encoding="utf-8"))
-    node = next(n for n in tree.body if getattr(n, "name", None) == name or isinstance(n, ast.Assign) and getattr(n.targets[0], "id", None) == name)
+    return next(n for n in tree.body if getattr(n, "name", None) == name or isinstance(n, ast.Assign) and getattr(n.targets[0], "id", None) == name)
+
+def settings_of(module: str, name: str) -> dict[str, tuple[str, bool]]:
+    "What a function, dataclass or table of counts of ours can be given by a file: name -> (type, must it be given?)"
+    node = definition(module, name)
     if isinstance(node, ast.Assign): return {k.value: ("int", False) for k in node.value.keys}
     if isinstance(node, ast.ClassDef): return {n.target.id: (ast.unparse(n.annotation), n.value is None) for n in node.body if isinstance(n, ast.AnnAssign)}
-    return {a.arg: (ast.unparse(a.annotation), False) for a in node.args.kwonlyargs if a.annotation}
+    return {a.arg: (ast.unparse(a.annotation), False) for a in node.args.kwonlyargs if a.annotation and not re.search("Callable|Path|Store", ast.unparse(a.annotation))}
 
 KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict, "None": type(None), "tuple": list}
 
@@ -192,9 +196,7 @@ CONTEXT = .6e9 # assumed: what CUDA and the libraries take on a card
 def setting(recipe, part: str, key: str):
     "A setting of a recipe, or the default in the source of the function it goes to"
     if key in getattr(recipe, part): return getattr(recipe, part)[key]
-    module, name = NESTED[part]
-    tree = ast.parse((Path(find_spec("cai_repro").submodule_search_locations[0])/f"{module}.py").read_text(encoding="utf-8"))
-    node = next(n for n in tree.body if getattr(n, "name", None) == name or isinstance(n, ast.Assign) and getattr(n.targets[0], "id", None) == name)
+    node = definition(*NESTED[part])
     if isinstance(node, ast.Assign): return next(v.value for k, v in zip(node.value.keys, node.value.values) if k.value == key)
     if isinstance(node, ast.ClassDef): return next(ast.literal_eval(n.value) for n in node.body if isinstance(n, ast.AnnAssign) and n.target.id == key)
     return next(ast.literal_eval(d) for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults) if a.arg == key)
@@ -312,14 +314,22 @@ def find_card(name: str|None=None) -> Card:
         raise CaiError(f"unknown card {name!r}", "known are: " + ", ".join((*CARDS, "CPU")))
     return _card_here() or this_cpu()
 
+def card_of(found: str, total: float, major: int) -> Card:
+    "A CUDA card by its name, bytes and compute capability; one that is not in the table is taken to be as fast as a T4"
+    like = [c for c in CARDS.values() if re.search(rf"\b{c.name.removesuffix('GB').rsplit(' ', 1 if 'A100' in c.name else 0)[0]}\b", found) and c.memory < total/1e9*1.1]
+    c = like[-1] if like else CARDS["T4"]
+    return Card(found, total/1e9, c.bandwidth, c.peak, major >= 8, c.source if like else "its memory as found; speed as of a T4, since it is not in the table")
+
 def _card_here() -> Card|None:
-    "The first CUDA card: its own memory, the rest from the likest entry of the table (the last whose name it carries, else the slowest)"
+    "The first CUDA card of this machine, if there is one"
     import torch
     if not torch.cuda.is_available(): return None
-    found = torch.cuda.get_device_properties(0)
-    like = [c for c in CARDS.values() if c.name.split()[-1 if "RTX" in c.name else 0] in found.name and c.memory < found.total_memory/1e9*1.1]
-    c = like[-1] if like else CARDS["T4"]
-    return Card(found.name, found.total_memory/1e9, c.bandwidth, c.peak, found.major >= 8, c.source if like else "its memory as found; speed as of a T4, since it is not in the table")
+    p = torch.cuda.get_device_properties(0)
+    return card_of(p.name, p.total_memory, p.major)
+
+def card_for(recipe, name: str|None=None) -> Card:
+    "The card to reckon with: the one named, else the one here, else the one that a field recipe is meant for, else the processor"
+    return find_card(name) if name else _card_here() or find_card(recipe.hub["card"] if recipe.hub else "CPU")
 
 def seconds(w: Work, s: Sizes, card: Card, quantize: str|None, big: bool) -> tuple[float, float, float, float]:
     "Operations read, written and trained of a stage, and its seconds"
@@ -357,12 +367,14 @@ def work_table(recipe, s: Sizes, card: Card):
     return table
 
 # %% ../nbs/15_hardware.ipynb #8df15cc4
-FORMULAS = f"""bytes: NF4 .516 a number; 16-bit tables; adapters 4n, gradients 4n, Adam 8n; keys and values 2 L k a token;
-  activations 36h + 10i + 4k + 28r a token and layer (checkpointed: 2h, and one layer); logits {LOGIT_BYTES}V a token
-operations a token: read or written 2(P + Pr) + 4Lqc, trained 4P + 6Pr + 12Lqc (checkpointed 6P + 8Pr + 16Lqc), logits 2Vh
-time: operations / (peak x {USED}) + for writing the larger of that and bytes / (bandwidth x {USED_BANDWIDTH})
-Counts are exact for the recipe and its expected lengths. The two shares are assumptions, not measurements: expect
-a factor of two or three on a card; small models on a processor take several times as long as estimated."""
+FORMULAS = f"""bytes: NF4 .516 a number, 16-bit tables 2; adapters 4, gradients 4, Adam 8 a trained number;
+  keys and values 4Lk a token; logits {LOGIT_BYTES}V a predicted token; activations 36h + 10i + 4k + 28r
+  a token and layer, or with checkpointing 2h and one layer at a time (float32: chapter 15)
+operations a token: 2(P + Pr) + 4Lqc read or written, 4P + 6Pr + 12Lqc trained, or with
+  checkpointing 6P + 8Pr + 16Lqc; logits 2Vh read, 4Vh trained
+time: operations / (peak x {USED}); for writing, if that is longer, bytes / (bandwidth x {USED_BANDWIDTH})
+Counts follow from the recipe and its expected lengths; the two shares are assumptions. No card has been
+timed against this; the pocket recipe on two cores took about four times its estimate (chapter 15)."""
 
 def plan_parts(recipe, card: Card) -> list:
     "All that `cai plan` prints: texts and tables"
@@ -382,6 +394,7 @@ class Check:
     ok: bool|None
     what: str
     remedy: str = ""
+    needed: bool = True      # by the pocket recipe too
     def __str__(self): return f"{({True: '✓', False: '✗', None: '·'})[self.ok]} {self.what}" + (f"\n    -> {self.remedy}" if self.remedy and not self.ok else "")
 
 def cached_config(base: str) -> dict|None:
@@ -429,7 +442,8 @@ def recipe_checks(recipe, card: Card, out: Path) -> list[Check]:
     s = model_sizes(recipe); need, n = fullest(recipe, s, 4 if card.name == "CPU" else 2), setting(recipe, "prompts", "red_team")
     room, own = free_gb(out), 4*9*lora_count(s)/1e9 + .05
     checks = hub_checks(recipe) if recipe.hub else []
-    if recipe.hub and card.name == "CPU": checks.append(Check(False, "no CUDA card here", f"run it on a {recipe.hub['card']} or better; --card NAME checks against another card"))
+    if recipe.hub and card.name == "CPU": checks.append(Check(False, "a field recipe needs a CUDA card", f"run it on a {recipe.hub['card']} or better"))
+    elif recipe.hub and card.name in CARDS: checks.append(Check(None, f"checked against a {card.name}" + (", for which it is meant" if card.name == recipe.hub["card"] else "") + ", not a card found here"))
     checks.append(Check(need < FREE*card.memory*1e9, f"{card.name}: the fullest moment needs {need/1e9:.2f} GB of {card.memory:.1f}", "take a smaller recipe, smaller batches, or a larger card"))
     if recipe.hub and not card.bf16 and card.name != "CPU": checks.append(Check(None, f"{card.name} has no bfloat16: float16 is used"))
     return checks + [Check(room > own, f"{room:.0f} GB free for the run in {out}, which needs about {own:.2f}", "make room, or choose another folder with --out")]
@@ -441,7 +455,9 @@ def library_checks() -> list[Check]:
     from importlib.metadata import PackageNotFoundError, requires, version
     from packaging.requirements import Requirement
     out = [Check(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]}", "use Python 3.11 or later")]
-    for r in map(Requirement, requires("cai_repro") or []):
+    try: wanted = requires("cai_repro") or []
+    except PackageNotFoundError: return [*out, Check(None, "cai_repro runs from a folder and is not installed, so versions are not compared", "pip install -e .")]
+    for r in map(Requirement, wanted):
         if r.marker and not r.marker.evaluate({"extra": ""}): continue
         try: have = version(r.name)
         except PackageNotFoundError: have = None
@@ -451,12 +467,13 @@ def library_checks() -> list[Check]:
 def nf4_check(device: str) -> Check:
     "Does a matrix survive the way to NF4 and back on this device?"
     try:
-        import torch
+        import logging, torch
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)     # on a CPU it reports a faster kernel that it can not fetch
         from bitsandbytes import functional as F
         x = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)).to(device)
         error = float((F.dequantize_4bit(*F.quantize_4bit(x, quant_type="nf4", compress_statistics=True)) - x).abs().mean())
-        return Check(error < .15, f"bitsandbytes quantises on {device}: NF4 is off by {error:.3f} on average", "reinstall bitsandbytes for this card")
-    except Exception as e: return Check(False, f"bitsandbytes does not work on {device}: {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}", "reinstall bitsandbytes; without it use recipes that have no `quantize`")
+        return Check(error < .15, f"bitsandbytes quantises on {device}: NF4 is off by {error:.3f} on average", "reinstall bitsandbytes for this card", needed=False)
+    except Exception as e: return Check(False, f"bitsandbytes does not work on {device}: {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}", "reinstall bitsandbytes; without it use recipes that have no `quantize`", needed=False)
 
 # %% ../nbs/15_hardware.ipynb #1e893263
 def machine_checks(out: Path=Path("."), need_gb: float=2.) -> tuple[list[Check], Card]:

@@ -641,7 +641,7 @@ def run_command(ctx: typer.Context,
         quiet()
         from rich.console import Console
         recipe = find_recipe(recipe); out = out or Path(f"runs/{recipe.name}-seed{seed}")
-        if dry_run: return print_dry_run(replace(recipe, constitution=constitution or recipe.constitution, quantize=quantize or recipe.quantize), out, prompts, card)
+        if dry_run: return print_dry_run(replace(recipe, constitution=constitution or recipe.constitution, quantize=recipe.quantize if quantize is None else None if quantize == "none" else quantize), out, prompts, card)
         metrics = run(recipe, out, seed=seed, constitution=constitution, prompts=prompts, quantize=quantize, force=force)
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
         console.print(); console.print(results_table(metrics))
@@ -841,8 +841,8 @@ def print_dry_run(recipe: Recipe, out: Path, prompts: Path|None=None, card: str|
     "What `cai run --dry-run` does: read and check all there is, and say so; exit code 1 if a check fails."
     from cai_repro.constitution import load_constitution
     from cai_repro.data import read_prompts
-    from cai_repro.hardware import Check, find_card, recipe_checks
-    if recipe.quantize not in (None, "none", "nf4"): raise CaiError(f"--quantize {recipe.quantize}: unknown", "use nf4, or leave it out")
+    from cai_repro.hardware import Check, card_for, recipe_checks
+    if recipe.quantize not in (None, "nf4"): raise CaiError(f"--quantize {recipe.quantize}: unknown", "use nf4, or leave it out")
     con = load_constitution(recipe.constitution)
     if recipe.ppo:
         from cai_repro.ppo import PPOConfig
@@ -850,7 +850,7 @@ def print_dry_run(recipe: Recipe, out: Path, prompts: Path|None=None, card: str|
     checks = [Check(True, f"recipe {recipe.name}: {recipe.about}"), Check(True, f"constitution {con.name}: {len(con.sl)} principles for critiques, {len(con.rl)} for comparisons")]
     if prompts: checks.append(Check(True, f"{prompts}: {len(read_prompts(prompts))} prompts"))
     if not recipe.hub: check_models(recipe); checks.append(Check(True, f"model {locate(recipe.base)} with adapter {locate(recipe.helpful)}"))
-    checks += recipe_checks(recipe, find_card(card), out)
+    checks += recipe_checks(recipe, card_for(recipe, card), out)
     for c in checks: typer.echo(clean(str(c)))
     if recipe.hub: typer.echo("\nNot in `cai run` yet, so a real run stops here: " + "; ".join(MISSING) + ".")
     if any(c.ok is False for c in checks): raise typer.Exit(1)
@@ -871,10 +871,10 @@ def plan_command(ctx: typer.Context, recipe: str = typer.Argument(..., metavar="
     with friendly(debug or ctx.obj):
         quiet()
         from rich.console import Console
-        from cai_repro.hardware import find_card, plan_parts
+        from cai_repro.hardware import card_for, plan_parts
         found = find_recipe(recipe)
-        here = find_card(card or (found.hub and find_card().name == "CPU" and found.hub["card"]) or None)   # without a card: the one it is meant for
-        console = Console(highlight=False, markup=False, force_jupyter=False, width=None if sys.stdout.isatty() else 100)
+        here = card_for(found, card)
+        console = Console(highlight=False, markup=False, force_jupyter=False, width=None if sys.stdout.isatty() else 110)
         for part in plan_parts(found, here): console.print(clean(part) if isinstance(part, str) else part); console.print()
 
 @app.command("doctor")
@@ -885,7 +885,7 @@ def doctor_command(ctx: typer.Context, debug: bool = DEBUG) -> None:
         from cai_repro.hardware import fitting, machine_checks, recipe_files
         checks, card = machine_checks()
         for c in checks: typer.echo(clean(str(c)))
-        fits, ready = fitting(card, {n: find_recipe(n) for n in recipe_files()}), all(c.ok is not False for c in checks)
+        fits, ready = fitting(card, {n: find_recipe(n) for n in recipe_files()}), all(c.ok is not False for c in checks if c.needed)
         typer.echo("\n" + ("Ready for: cai run --recipe pocket" if ready else "Not ready: see the lines marked ✗."))
         typer.echo(f"Largest field recipe that fits this machine: {fits}. See: cai plan {fits}" if fits else "No field recipe fits this machine; see what they need: cai plan t4-1.5b --card T4")
         if not ready: raise typer.Exit(1)
