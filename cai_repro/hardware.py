@@ -58,6 +58,7 @@ class Sizes:
     tie_word_embeddings: bool
     head_dim: int|None = None
 
+# %% ../nbs/15_hardware.ipynb #0e89f21d
 @dataclass(frozen=True)
 class Tokens:
     "Mean lengths that a plan counts with."
@@ -79,6 +80,7 @@ class Hub:
     data: dict          # `DATA`: "own" or "hh-rlhf-helpful"
     tokens: dict        # `Tokens`
 
+# %% ../nbs/15_hardware.ipynb #19ac3e98
 DATA = {"red_team": "own", "benign": "own", "helpful": "hh-rlhf-helpful", "benign_pairs": "hh-rlhf-helpful"}
 
 # %% ../nbs/15_hardware.ipynb #9dc8fcb9
@@ -121,6 +123,7 @@ def recipe_files() -> dict[str, Path]:
     "The recipe files that ship with the package, by name"
     return {p.stem: p for p in sorted(resource_path("data/recipes").glob("*.yaml"))}
 
+# %% ../nbs/15_hardware.ipynb #f66b7d8f
 def read_recipe(path: str|Path) -> dict:
     "The fields of a recipe file"
     try: return parse_recipe(Path(path).read_bytes(), str(path))
@@ -255,6 +258,7 @@ class Work:
     batch: int = 1       # rows written at a time
     predicted: float = 0 # share of the read and trained tokens whose logits are computed
 
+# %% ../nbs/15_hardware.ipynb #6aa81dd4
 def work(recipe) -> list[Work]:
     "What each stage has to do, from the recipe's counts"
     get, n, t, B = (lambda *a: setting(recipe, *a)), (lambda k: setting(recipe, "prompts", k)), lengths(recipe), recipe.batch_size
@@ -297,6 +301,7 @@ CARDS = {c.name: c for c in (
 USED, USED_BANDWIDTH = .25, .5   # assumed shares of the peak and of the bandwidth
 FREE = .92                       # assumed: the share of a card's memory that can be filled before fragments get in the way
 
+# %% ../nbs/15_hardware.ipynb #6e5b74b4
 def this_cpu() -> Card:
     "This machine's processor as a card: memory as found; 65 GFLOP/s a core (lab log) and 20 GB/s assumed"
     cores = os.cpu_count() or 1
@@ -320,6 +325,7 @@ def card_of(found: str, total: float, major: int) -> Card:
     c = like[-1] if like else CARDS["T4"]
     return Card(found, total/1e9, c.bandwidth, c.peak, major >= 8, c.source if like else "its memory as found; speed as of a T4, since it is not in the table")
 
+# %% ../nbs/15_hardware.ipynb #a83ab02c
 def _card_here() -> Card|None:
     "The first CUDA card of this machine, if there is one"
     import torch
@@ -355,6 +361,7 @@ def memory_table(recipe, s: Sizes, card: Card):
     table.add_row("all", *(gb(sum(m[k].values())) for k in m), style="bold")
     return table
 
+# %% ../nbs/15_hardware.ipynb #12c3c0b2
 def work_table(recipe, s: Sizes, card: Card):
     "Operations by stage and kind, and the estimated time"
     from rich.table import Table
@@ -407,6 +414,7 @@ def cache_folder() -> Path:
     "Where the Hub's models are kept on this machine"
     return Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()/"hub")
 
+# %% ../nbs/15_hardware.ipynb #57b9688d
 def free_gb(folder: Path) -> float:
     "GB free on the disk that will hold `folder`"
     import shutil
@@ -429,6 +437,7 @@ def hub_checks(recipe) -> list[Check]:
         if source not in ("own", "hh-rlhf-helpful"): out.append(Check(False, f"data for {what}: {source!r} is unknown", "use own or hh-rlhf-helpful"))
     return out + [Check(*own_enough(recipe))] + [Check(None, "hh-rlhf is fetched and checked by sha256 when it is needed")]*("hh-rlhf-helpful" in hub["data"].values())
 
+# %% ../nbs/15_hardware.ipynb #3070f7b6
 def own_enough(recipe) -> tuple[bool, str, str]:
     "Are there as many prompts of our own as the recipe asks for, with some left for the evaluation?"
     from cai_repro.data import own_prompts
@@ -464,6 +473,7 @@ def library_checks() -> list[Check]:
         out.append(Check(have is not None and r.specifier.contains(have, prereleases=True), f"{r.name} {have or 'is not installed'}", f"pip install '{r}'"))
     return out
 
+# %% ../nbs/15_hardware.ipynb #3e710210
 def nf4_check(device: str) -> Check:
     "Does a matrix survive the way to NF4 and back on this device?"
     try:
