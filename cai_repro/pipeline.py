@@ -15,16 +15,17 @@ import typer
 from .core import CaiError, JsonlStore, RunFolder, atomic_write, derive_seed, file_sha256, fingerprint, resource_path
 
 # %% auto #0
-__all__ = ['COUNTS', 'ADAPTERS', 'EVALUATED', 'GENERATION', 'STAGES', 'HELP', 'app', 'DEBUG', 'CONSTITUTION', 'SEED', 'Recipe',
-           'recipes', 'find_recipe', 'locate', 'check_disk', 'check_models', 'files_mark', 'models_mark', 'Run',
-           'prepare', 'Stage', 'parts', 'red_team_prompts', 'readable_prompts', 'make_prompts', 'make_helpful',
-           'revised', 'make_critique', 'make_sft', 'tempfile_folder', 'repeated', 'benign_pairs', 'contrast_pairs',
-           'make_pairs', 'make_feedback', 'make_preference', 'rl_prompts', 'make_ppo', 'preference_quality',
-           'held_out_pairs', 'training_prompts', 'make_evaluate', 'write_metrics', 'command_of', 'versions',
-           'write_info', 'make_report', 'stage_fingerprint', 'PlainProgress', 'BarProgress', 'progress_for_screen',
-           'disk_full', 'run_stage', 'run', 'results_table', 'summary_lines', 'clean', 'friendly', 'main', 'quiet',
-           'run_command', 'word_changes', 'marked', 'pocket_run', 'outside_note', 'revise_command', 'print_chain',
-           'judge_command', 'print_judgement', 'eval_folder', 'eval_engine', 'eval_tables', 'eval_command', 'run_eval']
+__all__ = ['COUNTS', 'MISSING', 'ADAPTERS', 'EVALUATED', 'GENERATION', 'STAGES', 'HELP', 'app', 'DEBUG', 'CONSTITUTION', 'CARD',
+           'SEED', 'Recipe', 'recipes', 'find_recipe', 'locate', 'check_disk', 'check_runnable', 'check_models',
+           'files_mark', 'models_mark', 'Run', 'prepare', 'Stage', 'parts', 'red_team_prompts', 'readable_prompts',
+           'make_prompts', 'make_helpful', 'revised', 'make_critique', 'make_sft', 'tempfile_folder', 'repeated',
+           'benign_pairs', 'contrast_pairs', 'make_pairs', 'make_feedback', 'make_preference', 'rl_prompts', 'make_ppo',
+           'preference_quality', 'held_out_pairs', 'training_prompts', 'make_evaluate', 'write_metrics', 'command_of',
+           'versions', 'write_info', 'make_report', 'stage_fingerprint', 'PlainProgress', 'BarProgress',
+           'progress_for_screen', 'disk_full', 'run_stage', 'run', 'results_table', 'summary_lines', 'clean',
+           'friendly', 'main', 'quiet', 'run_command', 'word_changes', 'marked', 'pocket_run', 'outside_note',
+           'revise_command', 'print_chain', 'judge_command', 'print_judgement', 'eval_folder', 'eval_engine',
+           'eval_tables', 'eval_command', 'run_eval', 'print_dry_run', 'plan_command', 'doctor_command']
 
 # %% ../nbs/14_pipeline.ipynb #e004d5a9
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Recipe:
     annotator: dict = field(default_factory=dict)   # of `pocket.Annotator`
     preference: dict = field(default_factory=dict)  # of `preference.train_pm`
     ppo: dict = field(default_factory=dict)         # of `ppo.PPOConfig`
+    hub: dict = field(default_factory=dict)         # a field recipe's model and data, `hardware.Hub` (chapter 15); empty in the pocket world
 
 # %% ../nbs/14_pipeline.ipynb #e9219786
 COUNTS = {"red_team": 600,        # red-team prompts for critique and revision
@@ -71,10 +73,14 @@ def recipes() -> dict[str, Recipe]:
 
 # %% ../nbs/14_pipeline.ipynb #42ce30ef
 def find_recipe(recipe: str|Recipe) -> Recipe:
-    "The recipe of this name (or the recipe itself); `CaiError` lists the known names."
+    "The recipe of this name or in this YAML file (or the recipe itself); `CaiError` lists the known names."
     if isinstance(recipe, Recipe): return recipe
     if recipe in recipes(): return recipes()[recipe]
-    raise CaiError(f"unknown recipe {recipe!r}", "known recipes: " + "; ".join(f"{n} ({r.about})" for n, r in recipes().items()))
+    from cai_repro.hardware import read_recipe, recipe_files
+    if str(recipe).endswith((".yaml", ".yml")): return Recipe(**read_recipe(recipe))
+    if recipe in recipe_files(): return Recipe(**read_recipe(recipe_files()[recipe]))
+    known = recipes() | {n: find_recipe(n) for n in recipe_files()}
+    raise CaiError(f"unknown recipe {recipe!r}", "known recipes: " + "; ".join(f"{n} ({r.about})" for n, r in known.items()) + "; or a YAML file of your own")
 
 def locate(path: str) -> Path:
     "A path of the user's, or of a file shipped with the package; `CaiError` if it is neither."
@@ -89,6 +95,14 @@ def check_disk(out: Path, need_mb: float=50.) -> None:
     if free < need_mb:
         raise CaiError(f"{home}: only {free:.0f} MB free, a run needs about {need_mb:.0f} MB", "make room, or choose another folder with --out")
     if home.is_dir() and not os.access(home, os.W_OK): raise CaiError(f"{home}: this folder cannot be written", "choose another folder with --out")
+
+MISSING = ("a stage that trains the helpful-only adapter on hh-rlhf", "prompts and harmless pairs from outside the pocket world",
+           "an evaluation without the gold judge")     # of a field recipe; see chapter 15
+
+def check_runnable(recipe: Recipe) -> None:
+    "`CaiError` for a field recipe, which can be checked and planned but not run yet."
+    if recipe.hub: raise CaiError(f"{recipe.name} is a field recipe, and `cai run` can not run it yet: there is not yet " + "; nor ".join(MISSING),
+                                  "--dry-run checks it, `cai plan` says what it needs; the functions of chapters 05 to 10 take its model one by one")
 
 def check_models(recipe: Recipe) -> None:
     "`CaiError` if the base or the helpful adapter of `recipe` is not there."
@@ -152,7 +166,7 @@ def prepare(recipe: str|Recipe="pocket", out: str|Path|None=None, *, seed: int=0
     "Check everything that can be checked before compute and open the run folder; `CaiError` says what to mend."
     from cai_repro.constitution import load_constitution
     from cai_repro.data import read_prompts
-    recipe = find_recipe(recipe)
+    recipe = find_recipe(recipe); check_runnable(recipe)
     if quantize not in (None, "none", "nf4"): raise CaiError(f"--quantize {quantize}: unknown", "use nf4, or leave it out")
     recipe = replace(recipe, quantize=recipe.quantize if quantize is None else None if quantize == "none" else quantize,
                      constitution=str(constitution or recipe.constitution))
@@ -437,7 +451,7 @@ def write_info(run: Run) -> None:
     r, made_with = run.recipe, {**versions(), "constitution sha256": run.constitution.sha256}
     info = {"name": run.folder.root.name, "version": made_with["cai_repro"], "recipe": r.name, "seed": run.seed, "constitution": run.constitution.name,
             "quantize": r.quantize, "temperature": 1.0, "command": command_of(run),
-            "settings": {**asdict(r), "prompts": {**COUNTS, **r.prompts}}, "versions": made_with}
+            "settings": {**{k: v for k, v in asdict(r).items() if k != "hub"}, "prompts": {**COUNTS, **r.prompts}}, "versions": made_with}
     atomic_write(run.folder.path("run.json"), json.dumps(info, indent=1, ensure_ascii=False) + "\n")
 
 def make_report(run: Run, tick) -> int:
@@ -597,6 +611,7 @@ Start with:  cai run      Then open report.html in the folder it names."""
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 DEBUG = typer.Option(False, "--debug", help="Show the traceback of an error.")
 CONSTITUTION = typer.Option(None, "--constitution", metavar="FILE", help="A YAML file with principles, or the name of a packaged constitution.")
+CARD = typer.Option(None, "--card", metavar="NAME", help="Reckon with this card, such as T4 or 'RTX 3090'.  [default: the one found here]")
 SEED = typer.Option(0, "--seed", min=0, help="Seed of everything random.")
 
 @app.callback()
@@ -613,18 +628,20 @@ def quiet() -> None:
 # %% ../nbs/14_pipeline.ipynb #0e615cdd
 @app.command("run")
 def run_command(ctx: typer.Context,
-                recipe: str = typer.Option("pocket", "--recipe", help="pocket, or mini to try every stage in a minute."),
+                recipe: str = typer.Option("pocket", "--recipe", metavar="NAME|FILE", help="pocket, or mini to try every stage in a minute; a YAML file of your own. For real models: see cai plan."),
                 out: Path = typer.Option(None, "--out", metavar="DIR", help="Run folder.  [default: runs/<recipe>-seed<seed>]"),
                 seed: int = SEED, constitution: str = CONSTITUTION,
                 prompts: Path = typer.Option(None, "--prompts", metavar="FILE", help="Red-team training prompts of your own: JSONL or one a line, .gz too."),
                 quantize: str = typer.Option(None, "--quantize", metavar="nf4", help="Load the base in 4 bits (QLoRA)."),
                 force: bool = typer.Option(False, "--force", help="If the folder holds another run, move that one aside."),
-                debug: bool = DEBUG) -> None:
+                dry_run: bool = typer.Option(False, "--dry-run", help="Check everything but the downloads, and stop."),
+                card: str = CARD, debug: bool = DEBUG) -> None:
     """Run every stage and write a report. Stop it at any time: the same command goes on where it was."""
     with friendly(debug or ctx.obj):
         quiet()
         from rich.console import Console
-        out = out or Path(f"runs/{recipe}-seed{seed}")
+        recipe = find_recipe(recipe); out = out or Path(f"runs/{recipe.name}-seed{seed}")
+        if dry_run: return print_dry_run(replace(recipe, constitution=constitution or recipe.constitution, quantize=recipe.quantize if quantize is None else None if quantize == "none" else quantize), out, prompts, card)
         metrics = run(recipe, out, seed=seed, constitution=constitution, prompts=prompts, quantize=quantize, force=force)
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
         console.print(); console.print(results_table(metrics))
@@ -819,3 +836,57 @@ def run_eval(model: str|None, adapter: Path|None, suite: str, how: dict, more: d
     for table in eval_tables(result): console.print(); console.print(table)
     typer.echo(f"\nwritten: {out/'eval.json'}")
     return result
+
+# %% ../nbs/14_pipeline.ipynb #5f0a1502
+def print_dry_run(recipe: Recipe, out: Path, prompts: Path|None=None, card: str|None=None) -> None:
+    "What `cai run --dry-run` does: read and check all there is, and say so; exit code 1 if a check fails."
+    from cai_repro.constitution import load_constitution
+    from cai_repro.data import read_prompts
+    from cai_repro.hardware import Check, card_for, recipe_checks
+    if recipe.quantize not in (None, "nf4"): raise CaiError(f"--quantize {recipe.quantize}: unknown", "use nf4, or leave it out")
+    con = load_constitution(recipe.constitution)
+    if recipe.ppo:
+        from cai_repro.ppo import PPOConfig
+        PPOConfig(**recipe.ppo)
+    checks = [Check(True, f"recipe {recipe.name}: {recipe.about}"), Check(True, f"constitution {con.name}: {len(con.sl)} principles for critiques, {len(con.rl)} for comparisons")]
+    if prompts: checks.append(Check(True, f"{prompts}: {len(read_prompts(prompts))} prompts"))
+    if not recipe.hub: check_models(recipe); checks.append(Check(True, f"model {locate(recipe.base)} with adapter {locate(recipe.helpful)}"))
+    checks += recipe_checks(recipe, card_for(recipe, card), out)
+    for c in checks: typer.echo(clean(str(c)))
+    if recipe.hub: typer.echo("\nNot in `cai run` yet, so a real run stops here: " + "; ".join(MISSING) + ".")
+    if any(c.ok is False for c in checks): raise typer.Exit(1)
+
+# %% ../nbs/14_pipeline.ipynb #5f0a1503
+@app.command("plan")
+def plan_command(ctx: typer.Context, recipe: str = typer.Argument(..., metavar="RECIPE", help="pocket, mini, t4-1.5b, t4-3b, rtx-24gb-7b, a100-8b, or a YAML file of your own."),
+                 card: str = CARD, debug: bool = DEBUG) -> None:
+    """What a recipe needs: memory by part, operations by stage, estimated time.
+
+    Nothing is downloaded. Memory is shown for each moment of a run; the fullest has to fit. The formulas stand below the tables.
+
+    \b
+    cai plan t4-1.5b --card T4
+    cai plan rtx-24gb-7b --card 'RTX 3090'
+    cai plan my.yaml
+    """
+    with friendly(debug or ctx.obj):
+        quiet()
+        from rich.console import Console
+        from cai_repro.hardware import card_for, plan_parts
+        found = find_recipe(recipe)
+        here = card_for(found, card)
+        console = Console(highlight=False, markup=False, force_jupyter=False, width=None if sys.stdout.isatty() else 110)
+        for part in plan_parts(found, here): console.print(clean(part) if isinstance(part, str) else part); console.print()
+
+@app.command("doctor")
+def doctor_command(ctx: typer.Context, debug: bool = DEBUG) -> None:
+    """Is this machine ready? Libraries, card, number formats, 4-bit kernels, memory, disk; and the recipe that fits."""
+    with friendly(debug or ctx.obj):
+        quiet()
+        from cai_repro.hardware import fitting, machine_checks, recipe_files
+        checks, card = machine_checks()
+        for c in checks: typer.echo(clean(str(c)))
+        fits, ready = fitting(card, {n: find_recipe(n) for n in recipe_files()}), all(c.ok is not False for c in checks if c.needed)
+        typer.echo("\n" + ("Ready for: cai run --recipe pocket" if ready else "Not ready: see the lines marked ✗."))
+        typer.echo(f"Largest field recipe that fits this machine: {fits}. See: cai plan {fits}" if fits else "No field recipe fits this machine; see what they need: cai plan t4-1.5b --card T4")
+        if not ready: raise typer.Exit(1)
