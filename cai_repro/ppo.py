@@ -7,8 +7,8 @@ __all__ = ['token_logprobs', 'entropy', 'kl_estimates', 'shape_rewards', 'next_k
            'policy_loss', 'value_loss', 'explained_variance', 'PPOConfig', 'Batch', 'pack', 'length_batches',
            'response_logprobs', 'response_values', 'pm_scores', 'Rollouts', 'read_rollouts', 'advantages',
            'check_finite', 'train_role', 'update_policy', 'update_value', 'adam', 'prompt_stream', 'encode_prompts',
-           'start_actors', 'check_sound', 'optimizer_tensors', 'load_optimizer', 'training_mark', 'mark_differences',
-           'Checkpoints', 'draw_rollouts', 'train_ppo']
+           'start_actors', 'check_sound', 'check_ranking', 'optimizer_tensors', 'load_optimizer', 'training_mark',
+           'mark_differences', 'Checkpoints', 'draw_rollouts', 'tensorboard_writer', 'write_scalars', 'train_ppo']
 
 # %% ../nbs/10_ppo.ipynb #886a662c
 import hashlib, json, math, os, shutil, time
@@ -434,6 +434,7 @@ def start_actors(
 ):
     "Policy as a copy of the reference, value as a copy of the PM (of the reference, with a new head, if the PM is a function)."
     if policy == reference: raise CaiError(f'policy and reference are both {policy!r}', remedy='the reference must stay frozen: give the policy a name of its own')
+    if value in (policy, reference, pm): raise CaiError(f'the value function is called {value!r}, like another role here', remedy='give it a name of its own')
     if saved:
         for name, role in (('policy', policy), ('value', value)):
             if role in roles: roles.remove(role)  # left by a training that was interrupted
@@ -461,6 +462,25 @@ def check_sound(
         raise CaiError(f'PPO step {step}: the preference model gives all {len(rollouts.score)} responses the same score, {mean:.4g} (spread {spread:.1g}); there is nothing to learn from',
                        remedy='look at the loss and accuracy in its own log and train it again, with more or clearer pairs or another lr')
 
+# %% ../nbs/10_ppo.ipynb #1536e54c
+def check_ranking(
+    roles, # `cai_repro.models.Roles`
+    pm:str, # the preference model's role
+    pairs:list[dict], # {"prompt", "a", "b", "p_a"}, for example those it was trained on
+    n:int=400, # look at the first so many that have a winner
+) -> float: # share ranked as labelled
+    "Raise `CaiError` if the preference model ranks pairs no better than a coin (within two standard errors)."
+    from cai_repro.preference import score_responses
+    clear = [r for r in pairs if r['p_a'] not in (None, .5)][:n]
+    if not clear: raise CaiError('no pair has a winner', remedy='pass pairs whose p_a is above or below .5')
+    asked = [r['prompt'] for r in clear]
+    a, b = (score_responses(roles, pm, asked, [r[k] for r in clear]) for k in 'ab')
+    right, coin = float(np.mean([(x > y) == (r['p_a'] > .5) for x, y, r in zip(a, b, clear)])), .5 + 1/len(clear)**.5
+    if right <= coin:
+        raise CaiError(f'the preference model ranks {right:.0%} of {len(clear)} pairs as labelled; a coin may well come to {coin:.0%}',
+                       remedy='train it for longer, on more or clearer pairs, or with another lr, before PPO')
+    return right
+
 # %% ../nbs/10_ppo.ipynb #6de2efb1
 def optimizer_tensors(opt:torch.optim.Optimizer) -> dict[str, torch.Tensor]: # "3.exp_avg" and so on: number of the parameter, name
     "All that an optimiser remembers, for a safetensors file."
@@ -477,7 +497,7 @@ def load_optimizer(
         state.setdefault(int(i), {})[k] = v.clone()
     opt.load_state_dict({'state': state, 'param_groups': opt.state_dict()['param_groups']})
 
-# %% ../nbs/10_ppo.ipynb #fd99e255
+# %% ../nbs/10_ppo.ipynb #e5f5bb90
 def training_mark(
     roles, # `cai_repro.models.Roles`
     prompts:list, # texts or token ids, whatever there is
@@ -487,8 +507,8 @@ def training_mark(
 ) -> dict: # JSON values
     "What a training is made of: equal marks give equal steps."
     def weights(role):
-        h = hashlib.sha256(str(roles.model.peft_config[role].lora_alpha).encode())
-        for p in roles.params(role): h.update(p.detach().cpu().numpy().tobytes())
+        params, h = roles.params(role), hashlib.sha256(str(roles.model.peft_config[role].lora_alpha).encode())
+        for p in params: h.update(p.detach().cpu().numpy().tobytes())
         return h.hexdigest()[:16]
     settings = {k: v for k, v in asdict(cfg).items() if k not in ('steps', 'microbatch', 'kl_limit')}
     judge = getattr(pm, '__qualname__', type(pm).__name__) if callable(pm) else weights(pm)
@@ -576,6 +596,22 @@ def draw_rollouts(
     rollouts.score = torch.as_tensor(pm(prompts, responses)).float() if callable(pm) else pm_scores(roles, pm, prompt_ids, drawn, cfg.microbatch)
     return rollouts, responses
 
+# %% ../nbs/10_ppo.ipynb #90d037cb
+def tensorboard_writer(
+    folder, # for the event files
+    step:int=0, # what was written there from this step on does not count any more
+):
+    "A TensorBoard writer; `CaiError` if it is not installed."
+    try: from torch.utils.tensorboard import SummaryWriter
+    except ImportError as e: raise CaiError('TensorBoard is not installed', remedy='pip install tensorboard, or leave out tensorboard=; the log has the same numbers') from e
+    return SummaryWriter(str(folder), purge_step=step)
+
+def write_scalars(board, row:dict):
+    "Every number of a row of the log, at its step."
+    for k, v in row.items():
+        if isinstance(v, (int, float)) and k != 'step': board.add_scalar(f'ppo/{k}', v, row['step'])
+    board.flush()
+
 # %% ../nbs/10_ppo.ipynb #64bf8cc3
 def train_ppo(
     roles, # `cai_repro.models.Roles` that has the reference and the PM
@@ -592,6 +628,7 @@ def train_ppo(
     probe:Callable|None=None, # (step, prompts, responses) -> dict for the log: an observer, never part of the reward
     checkpoint=None, # folder for the state; the same call again goes on from there
     every:int=5, # steps from one checkpoint to the next
+    tensorboard=None, # folder: the log also as TensorBoard events
 ) -> list[dict]: # the log, a row a step, measured on the rollouts *before* that step's update
     "PPO against a preference model (CAI §4; Bai et al. 2022 §4.1). Only `policy` and `value` change. `CaiError` on NaN, runaway KL, equal scores, bad prompts, or a checkpoint that does not fit."
     from cai_repro.generate import LocalEngine
@@ -601,6 +638,7 @@ def train_ppo(
     prompt_ids = encode_prompts(roles, rows, cfg.max_new_tokens)
     kept = checkpoint and Checkpoints(Path(checkpoint), training_mark(roles, [[r['prompt'] for r in rows], prompt_ids], cfg, reference, pm, newline_stops=newline_stops))
     saved, state = kept.last(cfg.steps) if kept else (None, {})
+    board = tensorboard and tensorboard_writer(tensorboard, state.get('step', 0))
     start_actors(roles, policy, reference, pm, value, saved)
     actors = {'policy': (policy, adam(roles.trainable(policy), cfg.lr)), 'value': (value, adam(roles.trainable(value), cfg.value_lr))}
     state = state or {'step': 0, 'kl_coef': cfg.kl_coef, 'log': []}
@@ -623,7 +661,9 @@ def train_ppo(
         log.append(row | {'seconds': round(time.perf_counter() - started, 3)}); state['step'] = step + 1
         if log_path:
             with open(log_path, 'a') as f: f.write(json.dumps(log[-1]) + '\n')
+        if board: write_scalars(board, log[-1])
         if kept and (step + 1 == cfg.steps or (step + 1) % every == 0): kept.save(roles, actors, state)
         if on_progress: on_progress(step + 1, cfg.steps)
+    if board: board.close()
     for role in (policy, value): roles.freeze(role)
     return log
