@@ -345,14 +345,14 @@ def rl_prompts(red: list[dict], benign: list[dict], n: int) -> list[dict]:
 def make_ppo(run: Run, tick) -> int:
     "Stage `ppo`: RL-CAI."
     from cai_repro.evaluate import gold_probe
-    from cai_repro.ppo import PPOConfig, train_ppo
+    from cai_repro.ppo import Checkpoints, PPOConfig, train_ppo
     rows = rl_prompts(_rows(run, "prompts/red_team.jsonl"), _rows(run, "prompts/benign.jsonl"), _count(run, "rl"))
-    run.actor("sl"); run.actor("pm")
+    run.actor("sl"); run.actor("pm"); state = run.folder.path("ppo/checkpoint")
     cfg = PPOConfig(**{"max_new_tokens": run.recipe.max_new_tokens, **run.recipe.ppo, "seed": _seed(run, "ppo")})
     log = train_ppo(run.roles, rows, cfg, newline_stops=run.recipe.newline_stops, log_path=run.folder.path("ppo/log.jsonl"), on_progress=tick,
-                    probe=gold_probe({r["prompt"]: r["side"] for r in rows}))
+                    probe=gold_probe({r["prompt"]: r["side"] for r in rows}), checkpoint=state, every=1)
     for role in ("policy", "value"): run.roles.save(role, run.folder.path(ADAPTERS[role]))
-    _write(run, "ppo/log.jsonl", _steady(log))
+    _write(run, "ppo/log.jsonl", _steady(log)); Checkpoints(state, {}).remove()
     return len(log)
 
 # %% ../nbs/14_pipeline.ipynb #ab342b3b

@@ -146,6 +146,42 @@ def test_killed_process_continues(whole, recipe, tmp_path):
     assert go().wait() == 0
     assert chains.read_bytes() == (whole[0]/"critique"/"chains.jsonl").read_bytes() and chains.read_bytes().startswith(kept[:kept.rfind(b"\n") + 1])
 
+def test_killed_in_ppo_continues_there(whole, recipe, tmp_path):
+    "kill -9 in the PPO stage, once a step is on disk; what is there is not computed again, and the bytes are those of an unbroken run"
+    import shutil
+    longer = replace(recipe, ppo={**recipe.ppo, "steps": 6}); outs = [tmp_path/"unbroken", tmp_path/"killed"]
+    for out in outs: shutil.copytree(whole[0], out)
+    run(longer, outs[0], until="ppo")
+    code, out = tmp_path/"go.py", outs[1]
+    code.write_text(textwrap.dedent(f"""
+        import sys; sys.path.insert(0, {str(Path(pipeline.__file__).parent.parent)!r})
+        from cai_repro.pipeline import Recipe, run
+        run(Recipe(**{longer.__dict__!r}), {str(out)!r}, until="ppo")"""))
+    state = out/"ppo"/"checkpoint"
+    def reached(): return max([int(p.name[5:]) for p in state.glob("step-*")], default=-1)
+    first = subprocess.Popen([sys.executable, code], stdout=subprocess.DEVNULL, env={**os.environ, "CAI_REPRO_PROGRESS": "0"})
+    while first.poll() is None and reached() < 2: time.sleep(.005)
+    first.send_signal(signal.SIGKILL); first.wait(); at = reached()
+    assert first.returncode != 0 and at >= 2 and "ppo" not in json.loads((out/"manifest.json").read_text())["stages"]
+    seen = []
+    class Watch(pipeline.PlainProgress):
+        def start(self, stage): return lambda done, total: seen.append(done)
+    run(longer, out, until="ppo", progress=Watch(lambda s: None))
+    assert seen == list(range(at, 7)) and files(out) == files(outs[0]) and not state.exists()
+
+def test_damaged_ppo_checkpoint(whole, recipe, tmp_path, monkeypatch):
+    "It is named and kept; deleting it, as the message says, begins the stage anew"
+    import shutil
+    from cai_repro import ppo
+    out = tmp_path/"run"; shutil.copytree(whole[0], out); (out/"ppo"/"log.jsonl").unlink()
+    def stop(*a, **kw): raise Stop
+    with monkeypatch.context() as m, pytest.raises(Stop): m.setattr(ppo, "check_sound", stop); run(recipe, out)
+    file, = (out/"ppo"/"checkpoint").glob("step-*/policy/adapter_model.safetensors"); good = file.read_bytes()
+    file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(CaiError, match="step-000000: this checkpoint is damaged"): run(recipe, out)
+    shutil.rmtree(file.parent.parent); run(recipe, out, until="ppo")
+    assert {k: v for k, v in files(out).items() if k.startswith("ppo/")} == {k: v for k, v in files(whole[0]).items() if k.startswith("ppo/")}
+
 def test_half_a_line_is_dropped_and_damage_is_named(whole, recipe, tmp_path):
     import shutil
     out = tmp_path/"run"; shutil.copytree(whole[0], out)
