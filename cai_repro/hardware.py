@@ -381,7 +381,7 @@ operations a token: 2(P + Pr) + 4Lqc read or written, 4P + 6Pr + 12Lqc trained, 
   checkpointing 6P + 8Pr + 16Lqc; logits 2Vh read, 4Vh trained
 time: operations / (peak x {USED}); for writing, if that is longer, bytes / (bandwidth x {USED_BANDWIDTH})
 Counts follow from the recipe and its expected lengths; the two shares are assumptions. No card has been
-timed against this; the pocket recipe on two cores took about four times its estimate (chapter 15)."""
+timed against this; the pocket recipe, alone on two cores, took about twice its estimate (chapter 15)."""
 
 def plan_parts(recipe, card: Card) -> list:
     "All that `cai plan` prints: texts and tables"
