@@ -156,6 +156,8 @@ def test_the_command_on_the_pocket_model(official, tmp_path):
     was = (tmp_path/"e"/"eval.json").read_bytes()
     assert ask().exit_code == 0 and (tmp_path/"e"/"eval.json").read_bytes() == was
     r = ask("--both-orders"); assert r.exit_code == 1 and "begun with other" in r.output and "Traceback" not in r.output
+    r = ask("--chat")                                    # the pocket model was taught no template
+    assert r.exit_code == 1 and "no chat template" in r.output
 
 def test_the_command_with_an_adapter_and_reasoning(official, tmp_path):
     from cai_repro.core import resource_path
@@ -163,8 +165,6 @@ def test_the_command_with_an_adapter_and_reasoning(official, tmp_path):
     assert r.exit_code == 0, r.output
     assert "figure 4" not in r.output and ".111 by chance" in r.output
     assert {len(row["p"]) for row in json.loads((tmp_path/"e"/"eval.json").read_text())["items"]} == {9}
-    r = ask("--chat")                                    # the pocket model was taught no template
-    assert r.exit_code == 1 and "no chat template" in r.output
 
 @pytest.mark.parametrize("args, says", [(["--suite", "hhh"], "there are: hhh438"), (["--samples", "5"], "without reasoning"), (["--few-shot", "6"], "at most 5"),
                                         (["--suite", "harmfulness_classification", "--few-shot", "1"], "no released worked examples"), (["--adapter", "none"], "no adapter"), (["--model", "."], "no model")])
