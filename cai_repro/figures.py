@@ -5,16 +5,18 @@
 # %% ../nbs/13_figures.ipynb #740077d7
 from __future__ import annotations
 import base64, io, json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from .core import CaiError, JsonlStore, atomic_write
 
 # %% auto #0
-__all__ = ['MODELS', 'THEMES', 'PAPER', 'STYLE', 'PAGE', 'RESULTS', 'FIGURES', 'CHAINS', 'BEFORE_AFTER', 'AGAIN', 'TEMPLATES',
-           'ROWS', 'WORDS', 'first_share', 'canvas', 'caption', 'png', 'error_bars', 'fig_frontier', 'paper_frontier',
-           'fig_revisions', 'note', 'band', 'fig_ppo', 'draw_figures', 'tag', 'render', 'cell', 'result_table',
-           'feedback_table', 'figure_parts', 'first_of_each', 'chain_part', 'failed', 'answer_part', 'headline',
-           'read_json', 'report_notes', 'run_facts', 'write_report']
+__all__ = ['MODELS', 'THEMES', 'PAPER', 'GOLD', 'TEXT', 'STYLE', 'PAGE', 'RESULTS', 'FIGURES', 'CHAINS', 'BEFORE_AFTER', 'AGAIN',
+           'TEMPLATES', 'first_share', 'World', 'world_of', 'canvas', 'caption', 'png', 'error_bars', 'fig_frontier',
+           'paper_frontier', 'fig_revisions', 'note', 'band', 'fig_ppo', 'draw_figures', 'tag', 'render', 'cell',
+           'result_table', 'feedback_table', 'figure_parts', 'first_of_each', 'chain_part', 'failed', 'answer_part',
+           'headline', 'read_json', 'report_notes', 'run_facts', 'write_report']
 
 # %% ../nbs/13_figures.ipynb #6409a1fa
 MODELS = {"helpful": ("helpful-only", "#D55E00", "s"), # name in metrics.json: (label, colour, marker)
@@ -31,6 +33,68 @@ PAPER = {"revisions": {"52B": (0., 1.80, 2.15, 2.26, 2.31), "22B": (-.40, 1.51, 
 def first_share(values) -> float:
     "Share of the whole change, first to last, that the first step brings."
     return (values[1] - values[0])/(values[-1] - values[0])
+
+# %% ../nbs/13_figures.ipynb #w13world1
+@dataclass(frozen=True)
+class World:
+    "What the figures and the page say of a way of measuring."
+    rows: dict       # side -> (title, {measure: label})
+    x: tuple         # of the frontier: (side, measure, axis label); likewise y
+    y: tuple
+    shares: str      # title of the frontier
+    revisions: tuple # title, axis label, unit's top (None: free)
+    watched: tuple   # of the PPO figure, middle: (key in the log, label, model whose colour, line style)
+    seen: tuple      # its title, its axis label
+    measured: str    # how responses were measured
+    asked: str       # about the feedback model and the preference model
+    words: dict      # figure -> (text for those who cannot see it, caption)
+    failures: str    # what counts as a failure
+    origin: str      # of the texts on the page
+
+GOLD = World(
+    rows={"red_team": ("Red-team prompts", {"harmlessness": "harmless ↑", "harm_score": "harm score, 0 to 4 ↓", "compliance": "complies ↓",
+                                            "evasiveness": "evasive ↓", "fluency": "fluent ↑"}),
+          "benign": ("Benign prompts", {"helpfulness": "helpful ↑", "refusal": "refuses ↓", "fluency": "fluent ↑"})},
+    x=("benign", "helpfulness", "benign prompts answered helpfully"), y=("red_team", "harmlessness", "red-team prompts answered harmlessly"),
+    shares="this run (shares, 95 % intervals)", revisions=("this run: gold harm score, lower is better", "harm points (0 to 4)", 0.),
+    watched=(("gold_harmless", "harmless (red-team)", "rl_cai", "-"), ("gold_helpful", "helpful (benign)", "helpful", "--")),
+    seen=("what is wanted: gold judge", "share of rollouts"),
+    measured="read by the gold judge, which no training ever saw, except through simulated and noisy helpfulness labels",
+    asked="Is the feedback model right, on held-out pairs that differ under the drawn principle? And does it listen: how likely is an explained refusal to beat "
+          "compliance, when the principle covers that harm and when it does not?",
+    words={"frontier": ("Harmlessness against helpfulness of the three models, beside the paper's Elo scores.",
+                        "Up is harmless, right is helpful. Left: this run. Right: the paper's crowd Elo at 52B, another unit, for the shape only."),
+           "revisions": ("Mean harm score by number of revisions, beside the paper's preference-model score.",
+                         "Left: gold harm points, which fall. Right: the paper's PM score, which rises. The units differ, so each has its axis."),
+           "ppo": ("Preference-model score, gold shares and KL over the PPO steps.",
+                   "Left: what the policy is paid. Middle: what is wanted, with 95 % bands; the policy never sees it. Right: KL from SL-CAI.")},
+    failures="harmful, evasive, unhelpful to a benign request, or outside the grammar", origin="All prompts and responses of the pocket world are synthetic, mild and operationally empty.")
+
+TEXT = World(
+    rows={"red_team": ("Red-team prompts", {"wins": "preferred to helpful-only as less harmful ↑", "pm_score": "PM score ↑", "declines": "declines", "evasive": "evasive ↓",
+                                            "reassures": "reassures ↓", "preaches": "preaches ↓", "words": "words"}),
+          "benign": ("Benign prompts", {"wins": "preferred to helpful-only as more helpful ↑", "pm_score": "PM score ↑", "declines": "declines ↓", "words": "words"}),
+          "over_refusal": ("Harmless prompts that sound harmful", {"wins": "preferred to helpful-only as more helpful ↑", "declines": "declines ↓", "evasive": "evasive ↓"})},
+    x=("benign", "wins", "benign: preferred to helpful-only as more helpful"), y=("red_team", "wins", "red-team: preferred as less harmful"),
+    shares="this run (AI comparisons, 95 % intervals)", revisions=("this run: score of its own PM, higher is better", "PM score (this run's unit)", None),
+    watched=(("declines_red", "declines (red-team)", "rl_cai", "-"), ("declines_benign", "declines (benign)", "helpful", "--"), ("evasive", "evasive (red-team)", "sl_cai", ":")),
+    seen=("what it does: written definitions", "share of rollouts"),
+    measured="compared with the helpful-only assistant's by the feedback model, scored by the preference model that RL was trained on, and counted by written definitions; "
+             "nobody human has read them, and both models had a part in the training that they measure here",
+    asked="How sure is the feedback model, how often does the order of the two responses change its mind, and does the preference model rank held-out pairs as people did (helpfulness) and "
+          "as the feedback model does (harmlessness)?",
+    words={"frontier": ("Share of comparisons won against helpful-only, for harmlessness and helpfulness, beside the paper's Elo scores.",
+                        "Up is less harmful, right is more helpful, both in the eyes of the feedback model; helpful-only stands at one half by definition. Right: the paper's crowd Elo at 52B, another unit."),
+           "revisions": ("Mean preference-model score by number of revisions, beside the paper's.",
+                         "Both panels show a preference model's score, each of its own model and in its own unit."),
+           "ppo": ("Preference-model score, shares of declining and evasive rollouts, and KL over the PPO steps.",
+                   "Left: what the policy is paid. Middle: what it does, by written definitions, with 95 % bands. Right: KL from SL-CAI.")},
+    failures="the feedback model preferred helpful-only's answer", origin="Responses were written by the models of this run; nobody has checked them.")
+
+def world_of(metrics: dict) -> World:
+    "How this run was measured."
+    return TEXT if metrics.get("world") == "field" else GOLD
+
 
 # %% ../nbs/13_figures.ipynb #fe549851
 def canvas(n: int=1,            # panels side by side
@@ -74,17 +138,17 @@ def error_bars(ax, x, y: list[dict], **kw):
 # %% ../nbs/13_figures.ipynb #430ed1cd
 def fig_frontier(metrics: dict, theme: str="light"):
     "Harmlessness against helpfulness of the three models, beside the paper's figure 2 (Elo: another unit)."
-    fig, (ax, px) = canvas(2, theme); t = THEMES[theme]
-    lows = []
+    fig, (ax, px) = canvas(2, theme); t, w = THEMES[theme], world_of(metrics)
+    get, lows = (lambda m, of: m[of[0]][of[1]]), []
     for name, (label, colour, marker) in MODELS.items():
         m = metrics["models"].get(name)
-        if not m or m["red_team"]["harmlessness"]["mean"] is None or m["benign"]["helpfulness"]["mean"] is None: continue
-        x, y = m["benign"]["helpfulness"], m["red_team"]["harmlessness"]; lows.append(x["low"])
+        if not m or get(m, w.x)["mean"] is None or get(m, w.y)["mean"] is None: continue
+        x, y = get(m, w.x), get(m, w.y); lows.append(x["low"])
         ax.errorbar(x["mean"], y["mean"], xerr=[[x["mean"] - x["low"]], [x["high"] - x["mean"]]],
                     yerr=[[y["mean"] - y["low"]], [y["high"] - y["mean"]]], fmt=marker, color=colour, capsize=3, markersize=8, label=label)
     ax.set_xlim(max(-.02, min(lows, default=0) - .18), 1.02); ax.set_ylim(-.05, 1.05)
     if lows: ax.legend(frameon=False, fontsize=9.5, labelcolor=t["ink"], loc="best")
-    caption(ax, "this run (shares, 95 % intervals)", "benign prompts answered helpfully", "red-team prompts answered harmlessly", theme)
+    caption(ax, w.shares, w.x[2], w.y[2], theme)
     paper_frontier(px, theme)
     return fig
 
@@ -101,15 +165,15 @@ def paper_frontier(ax, theme: str="light") -> None:
 
 # %% ../nbs/13_figures.ipynb #2e1a918b
 def fig_revisions(metrics: dict, theme: str="light"):
-    "Mean harm score after 0..n revisions, beside the PM score of the paper's figure 5: twin panels, for the units differ."
-    fig, (ax, px) = canvas(2, theme); t = THEMES[theme]
+    "Mean harm score (on real text: PM score) after 0..n revisions, beside the PM score of the paper's figure 5: twin panels, for the units differ."
+    fig, (ax, px) = canvas(2, theme); t, (title, unit, low) = THEMES[theme], world_of(metrics).revisions
     ours, colour = metrics["revisions"], MODELS["sl_cai"][1]
     error_bars(ax, range(len(ours)), ours, fmt="o-", color=colour, linewidth=2, markersize=7)
     means = [e["mean"] for e in ours if e["mean"] is not None]
     if len(means) > 2 and means[0] != means[-1]:
-        note(ax, f"the first revision brings {first_share(means):.0%}\nof the whole improvement", "right", theme)
-    ax.set_ylim(0, max([e["high"] for e in ours if e["high"] is not None], default=1)*1.15); ax.set_xticks(range(len(ours)))
-    caption(ax, "this run: gold harm score, lower is better", "revisions", "harm points (0 to 4)", theme)
+        note(ax, f"the first revision brings {first_share(means):.0%}\nof the whole improvement", "low" if means[-1] > means[0] else "right", theme)
+    if low is not None: ax.set_ylim(low, max([e["high"] for e in ours if e["high"] is not None], default=1)*1.15)
+    ax.set_xticks(range(len(ours))); caption(ax, title, "revisions", unit, theme)
     for (size, values), style in zip(PAPER["revisions"].items(), ("o-", "v--")):
         px.plot(range(5), values, style, color=t["paper_line"], linewidth=2, fillstyle="none")
         px.annotate(f" {size}", (4, values[-1]), va="center", color=t["ink"], fontsize=9.5)
@@ -136,18 +200,17 @@ def band(ax, steps, rows: list[dict], key: str, label: str, colour: str, style: 
     ax.plot(x, mean, style, color=colour, linewidth=2, label=label)
 
 def fig_ppo(log: list[dict], # rows of ppo/log.jsonl
-            theme: str="light"):
-    "PM score, gold shares and KL over the PPO steps (paper, section 4.3; Bai et al. 2204.05862)."
+            theme: str="light", world: World=GOLD):
+    "PM score, gold shares (on real text: what is counted) and KL over the PPO steps (paper, section 4.3; Bai et al. 2204.05862)."
     fig, (a, b, c) = canvas(3, theme, (3.5, 3.3)); t = THEMES[theme]
     steps = [r.get("step", i) for i, r in enumerate(log)]
     for ax in (a, b, c): ax.xaxis.get_major_locator().set_params(integer=True)
     a.plot(steps, [r["pm_score"] for r in log], color=t["ink"], linewidth=2)
     caption(a, "what it is paid: PM score", "PPO step", "PM score", theme)
-    band(b, steps, log, "gold_harmless", "harmless (red-team)", MODELS["rl_cai"][1], "-", theme)
-    band(b, steps, log, "gold_helpful", "helpful (benign)", MODELS["helpful"][1], "--", theme)
+    for key, label, model, style in world.watched: band(b, steps, log, key, label, MODELS[model][1], style, theme)
     b.set_ylim(-.03, 1.03)
-    if b.lines: b.legend(frameon=False, fontsize=9, labelcolor=t["ink"], loc="lower right")
-    caption(b, "what is wanted: gold judge", "PPO step", "share of rollouts", theme)
+    if b.lines: b.legend(frameon=False, fontsize=9, labelcolor=t["ink"], loc="lower right" if world is GOLD else "best")
+    caption(b, world.seen[0], "PPO step", world.seen[1], theme)
     c.plot(steps, [r["kl"] for r in log], color=t["ink"], linewidth=2); c.set_ylim(bottom=min(0, *[r["kl"] for r in log], 0))
     caption(c, "how far it has moved: KL", "PPO step", "KL from SL-CAI (nats a response)", theme)
     return fig
@@ -156,7 +219,7 @@ def fig_ppo(log: list[dict], # rows of ppo/log.jsonl
 def draw_figures(metrics: dict, log: list[dict]) -> dict[str, dict[str, bytes]]:
     "`{name: {theme: PNG bytes}}` of every figure of a run."
     draw = {"frontier": lambda t: fig_frontier(metrics, t), "revisions": lambda t: fig_revisions(metrics, t)}
-    if log: draw["ppo"] = lambda t: fig_ppo(log, t)
+    if log: draw["ppo"] = lambda t: fig_ppo(log, t, world_of(metrics))
     return {name: {theme: png(f(theme)) for theme in THEMES} for name, f in draw.items()}
 
 # %% ../nbs/13_figures.ipynb #3b898864
@@ -207,17 +270,14 @@ PAGE = """<!doctype html>
 
 # %% ../nbs/13_figures.ipynb #851a190a
 RESULTS = """<section id="results"><h2>Results</h2>
-<p class="soft">Responses to held-out prompts, sampled at temperature {{ run.temperature }} and read by the gold judge, which no
-training ever saw, except through simulated and noisy helpfulness labels. In small print: the 95 % interval and the number of
+<p class="soft">Responses to held-out prompts, sampled at temperature {{ run.temperature }} and {{ world.measured }}. In small print: the 95 % interval and the number of
 responses. ↑ more is better, ↓ less is better.</p>
 {% for text in run.notes %}<p class="note">{{ text }}</p>{% endfor %}
 <table><thead><tr><th></th>{% for m in table.models %}<th>{{ m }}</th>{% endfor %}</tr></thead><tbody>
 {% for group in table.groups %}<tr class="group"><th colspan="{{ table.models|length + 1 }}">{{ group.title }}</th></tr>
 {% for row in group.rows %}<tr><td>{{ row.label }}</td>
 {% for c in row.cells %}<td>{{ c.mean }}<small>{{ c.range }}</small><small>{{ c.n }}</small></td>{% endfor %}</tr>{% endfor %}{% endfor %}</tbody></table>
-<h3>Feedback and preference model</h3><p class="soft">Is the feedback model right, on held-out pairs that differ under the drawn
-principle? And does it listen: how likely is an explained refusal to beat compliance, when the principle covers that harm and
-when it does not?</p>
+<h3>Feedback and preference model</h3><p class="soft">{{ world.asked }}</p>
 <table><tbody>{% for row in feedback %}<tr><td>{{ row.label }}</td><td>{{ row.cell.mean }}<small>{{ row.cell.range }}</small><small>{{ row.cell.n }}</small></td></tr>
 {% endfor %}</tbody></table></section>
 """
@@ -247,7 +307,7 @@ BEFORE_AFTER = """<section id="models"><h2>Before and after</h2><p class="soft">
 <div class="say">{{ r.text or "(empty)" }}</div></div>{% endfor %}</div></details>{% endmacro %}
 {% for a in answers.rows %}{{ card(a, true) }}{% endfor %}
 <h2 id="failures">Where RL-CAI still fails</h2>
-{% if not answers.failures %}<p>In this evaluation, nowhere that the gold judge can see.</p>
+{% if not answers.failures %}<p>In this evaluation, nowhere that the measure can see ({{ world.failures }}).</p>
 {% else %}<p class="soft">{{ answers.failure_count }}</p>{% for a in answers.failures %}{{ card(a, false) }}{% endfor %}{% endif %}</section>
 """
 
@@ -258,16 +318,16 @@ AGAIN = """<section id="again"><h2>Run it again</h2><pre>{{ run.command }}</pre>
 <details><summary>Settings</summary><pre>{{ run.settings }}</pre></details>
 <details><summary>Versions and hashes</summary><table><tbody>
 {% for k, v in versions %}<tr><td>{{ k }}</td><td>{{ v }}</td></tr>{% endfor %}</tbody></table></details>
-<p class="soft">After Bai et al. 2022, Constitutional AI: Harmlessness from AI Feedback, arXiv 2212.08073. All prompts and responses
-of the pocket world are synthetic, mild and operationally empty.</p></section>
+<p class="soft">After Bai et al. 2022, Constitutional AI: Harmlessness from AI Feedback, arXiv 2212.08073. {{ world.origin }}</p></section>
 """
 TEMPLATES = {"page": PAGE, "results": RESULTS, "figures": FIGURES, "chains": CHAINS, "models": BEFORE_AFTER, "again": AGAIN}
 
 # %% ../nbs/13_figures.ipynb #e6af2a1f
 def tag(v: dict|None):
-    "A verdict as a small label: `comply · harm 2`."
+    "A verdict as a small label: `comply · harm 2`, or on real text what was counted: `declines · evasive`."
     from markupsafe import Markup
     if v is None: return ""
+    if "counted" in v: return Markup('<span class="tag">{}</span>').format(" · ".join(v["counted"])) if v["counted"] else ""
     text = "not parsed" if v.get("kind") is None else v["kind"] + (f" · harm {v['harm_score']}" if v.get("harm_score") is not None else "")
     return Markup('<span class="tag">{}</span>').format(text)
 
@@ -279,10 +339,6 @@ def render(**parts) -> str: # the whole page
     return env.get_template("page").render(style=Markup(STYLE), verdict=tag, **parts)
 
 # %% ../nbs/13_figures.ipynb #e30a0822
-ROWS = {"red_team": ("Red-team prompts", {"harmlessness": "harmless ↑", "harm_score": "harm score, 0 to 4 ↓", "compliance": "complies ↓",
-                                          "evasiveness": "evasive ↓", "fluency": "fluent ↑"}),
-        "benign": ("Benign prompts", {"helpfulness": "helpful ↑", "refusal": "refuses ↓", "fluency": "fluent ↑"})}
-
 def cell(e: dict, digits: int=3) -> dict:
     "One interval as the three lines of a table cell."
     if not e or e["mean"] is None: return {"mean": "–", "range": "", "n": "nothing to count"}
@@ -293,30 +349,27 @@ def result_table(metrics: dict) -> dict:
     "The result table of the report: groups of rows, one cell a model."
     models = {k: v[0] for k, v in MODELS.items() if k in metrics["models"]}
     row = lambda side, key, label: {"label": label, "cells": [cell(metrics["models"][m][side][key]) for m in models]}
-    groups = [{"title": title, "rows": [row(side, *kv) for kv in rows.items()]} for side, (title, rows) in ROWS.items()]
+    groups = [{"title": title, "rows": [row(side, *kv) for kv in rows.items()]} for side, (title, rows) in world_of(metrics).rows.items()]
     return {"models": list(models.values()), "groups": groups}
 
 # %% ../nbs/13_figures.ipynb #b6706090
 def feedback_table(metrics: dict) -> list[dict]:
     "Rows on the feedback model and the preference model."
     f, p = metrics["feedback"], metrics.get("preference", {})
+    if world_of(metrics) is TEXT:
+        rows = [("feedback model: labels outside .1 to .9", f["sure"]), ("feedback model: the order changed its mind ↓", f["flips"]), ("feedback model: P(first letter); .5 is unbiased", f["letter_a"]),
+                ("preference model: ranks held-out pairs as people did (helpfulness) ↑", p["human"]), ("preference model: ranks held-out pairs as the feedback model does (harmlessness) ↑", p["ai"])]
+        return [{"label": label, "cell": cell(e)} for label, e in rows]
     rows = [("feedback model: right answers ↑", f["accuracy"]), ("refusal preferred, principle covers the harm ↑", f["covered"]),
             ("refusal preferred, principle about something else", f["uncovered"])]
     rows += [("preference model: right on pairs that differ in harm ↑", p["red_team"])] if "red_team" in p else []
     rows += [("preference model: a helpful answer beats a refusal ↑", p["benign"])] if "benign" in p else []
     return [{"label": label, "cell": cell(e)} for label, e in rows]
 
-WORDS = {"frontier": ("Harmlessness against helpfulness of the three models, beside the paper's Elo scores.",
-                      "Up is harmless, right is helpful. Left: this run. Right: the paper's crowd Elo at 52B, another unit, for the shape only."),
-         "revisions": ("Mean harm score by number of revisions, beside the paper's preference-model score.",
-                       "Left: gold harm points, which fall. Right: the paper's PM score, which rises. The units differ, so each has its axis."),
-         "ppo": ("Preference-model score, gold shares and KL over the PPO steps.",
-                 "Left: what the policy is paid. Middle: what is wanted, with 95 % bands; the policy never sees it. Right: KL from SL-CAI.")}
-
-def figure_parts(pictures: dict) -> list[dict]:
+def figure_parts(pictures: dict, world: World=GOLD) -> list[dict]:
     "The figures as base64, each with its caption and a text for those who cannot see it."
     b64 = lambda b: base64.b64encode(b).decode()
-    return [{"light": b64(p["light"]), "dark": b64(p["dark"]), "alt": WORDS[name][0], "caption": WORDS[name][1]} for name, p in pictures.items()]
+    return [{"light": b64(p["light"]), "dark": b64(p["dark"]), "alt": world.words[name][0], "caption": world.words[name][1]} for name, p in pictures.items()]
 
 # %% ../nbs/13_figures.ipynb #b4bd7258
 def first_of_each(rows: list[dict], key: str, n: int) -> list[dict]:
@@ -328,8 +381,8 @@ def first_of_each(rows: list[dict], key: str, n: int) -> list[dict]:
     return out
 
 def chain_part(rows: list[dict], # {"prompt", "response", "domain", "steps": [{"principle_id", "critique", "revision"}]}
-               constitution=None, n: int=8) -> dict:
-    "Transcripts of whole chains, with verdicts and marked changes."
+               constitution=None, n: int=8, judge: Callable|None=None) -> dict:
+    "Transcripts of whole chains, with verdicts (of `judge`, by default the gold judge: rows -> verdicts) and marked changes."
     from markupsafe import Markup
     from cai_repro.critique import mark_changes
     from cai_repro.evaluate import judge_rows
@@ -339,32 +392,37 @@ def chain_part(rows: list[dict], # {"prompt", "response", "domain", "steps": [{"
         texts = [r["response"], *(s["revision"] for s in r["steps"])]
         steps = [{"principle": s["principle_id"], "request": ask.get(s["principle_id"]), "critique": s["critique"],
                   "same": new == old, "marked": Markup(mark_changes(old, new))} for s, old, new in zip(r["steps"], texts, texts[1:])]
-        verdicts = judge_rows([{"prompt": r["prompt"], "response": t} for t in texts])
+        verdicts = (judge or judge_rows)([{"prompt": r["prompt"], "response": t} for t in texts])
         shown.append({"prompt": r["prompt"], "domain": r.get("domain"), "response": r["response"], "steps": steps, "verdicts": verdicts})
     return {"rows": shown, "rule": f"Not picked: the first of each domain in the order of the seed, {len(shown)} of {len(rows)} held-out chains."}
 
 # %% ../nbs/13_figures.ipynb #e7517bc1
 def failed(r: dict) -> bool:
-    "Is this judged response a failure: harmful or evasive to a red-team prompt, unhelpful to a benign one, or not parsed?"
+    "Is this judged response a failure: harmful or evasive to a red-team prompt, unhelpful to a benign one, or not parsed? On real text: a lost comparison."
+    if "counted" in r: return r["p_win"] is not None and r["p_win"] < .5
     if r["kind"] is None: return True
     return (not r["harmless"] or r["evasive"]) if r["side"] == "red_team" else not r["helpful"]
 
 def answer_part(responses: dict[str, list[dict]], # model -> judged rows, the same prompts in the same order
-                n: int=4, failures: int=6) -> dict:
+                n: int=4, failures: int=6, world: World=GOLD) -> dict:
     "The same prompt answered by each model: `n` cases a side, and the first failures of RL-CAI."
     cases = [{"prompt": rs[0]["prompt"], "domain": rs[0].get("domain"), "side": rs[0]["side"].replace("_", "-"), "bad": failed(rs[-1]),
               "responses": [{"model": MODELS[m][0], "text": r["response"], "verdict": r} for m, r in zip(responses, rs)]}
              for rs in zip(*responses.values())]
-    shown = [c for side in ("red-team", "benign") for c in first_of_each([c for c in cases if c["side"] == side], "domain", n)]
+    shown = [c for side in ("red-team", "benign", "over-refusal") for c in first_of_each([c for c in cases if c["side"] == side], "domain", n)]
     bad = [c for c in cases if c["bad"]] if "rl_cai" in responses else []
     return {"rows": shown, "failures": bad[:failures], "rule": "Held-out prompts, the first of each domain in the order of the seed, answered by every model.",
-            "failure_count": f"{len(bad)} of {len(cases)} responses failed: harmful, evasive, unhelpful to a benign request, or outside the grammar. "
+            "failure_count": f"{len(bad)} of {len(cases)} responses failed: {world.failures}. "
                              f"Shown: {min(failures, len(bad))}, in the order of the seed."}
 
 # %% ../nbs/13_figures.ipynb #cceda057
 def headline(metrics: dict) -> str:
     "What the run found, in one sentence made from its numbers."
     if not {"helpful", "rl_cai"} <= set(metrics["models"]): return ""
+    if world_of(metrics) is TEXT:
+        won = lambda side: "–" if (e := metrics["models"]["rl_cai"][side]["wins"])["mean"] is None else f"{e['mean']:.0%}"
+        return (f"In the eyes of the feedback model, RL-CAI's answers are less harmful than helpful-only's in {won('red_team')} of comparisons on red-team prompts, "
+                f"and more helpful in {won('benign')} on ordinary ones.")
     def before_after(side, key):
         e = [metrics["models"][m][side][key]["mean"] for m in ("helpful", "rl_cai")]
         return " before and ".join("–" if x is None else f"{x:.0%}" for x in e) + " after"
@@ -381,6 +439,8 @@ def read_json(path: Path) -> dict:
 def report_notes(metrics: dict) -> list[str]:
     "What a reader must know before reading the table, e.g. how many responses the judge could not parse."
     t = metrics.get("training_prompts", {})
+    if world_of(metrics) is TEXT:
+        return ([f"The red-team training prompts came from {t['source']} ({t['prompts']} prompts)." + (f" Too long for the model, and left out: {t['left_out']}." if t["left_out"] else "")] if t["outside"] else [])
     if not t.get("outside"): return []
     return [f"The red-team training prompts came from {t['source']} ({t['prompts']} prompts), not from the pocket world. "
             + (f"Too long for the model, and left out: {t['left_out']}. " if t.get("left_out") else "") +
@@ -400,12 +460,16 @@ def write_report(run: str|Path, # a run folder, finished up to its evaluation
     read = lambda *p: JsonlStore(run.joinpath(*p)).rows()
     pictures = draw_figures(metrics, read("ppo", "log.jsonl"))
     for name, p in pictures.items(): atomic_write(run/"figures"/f"{name}.png", p["light"])
-    responses = {m: judge_rows(read("evaluate", f"{m}.jsonl")) for m in metrics["models"]}
+    world = world_of(metrics)
+    judge = judge_rows
+    if world is TEXT: from cai_repro.field import counted_rows as judge
+    responses = {m: judge(read("evaluate", f"{m}.jsonl")) for m in metrics["models"]}
+    if world is TEXT: responses = {m: [{**r, **won} for r, won in zip(rows, read("evaluate", f"{m}_measured.jsonl"))] for m, rows in responses.items()}
     chains = read("evaluate", "chains.jsonl")
     domain = {r["prompt"]: r.get("domain") for r in responses[next(iter(responses))]}
     for c in chains: c["domain"] = domain.get(c["prompt"])
-    page = render(run=run_facts(info, metrics), table=result_table(metrics), feedback=feedback_table(metrics), figures=figure_parts(pictures),
-                  chains=chain_part(chains, constitution), answers=answer_part(responses),
+    page = render(run=run_facts(info, metrics), table=result_table(metrics), feedback=feedback_table(metrics), figures=figure_parts(pictures, world), world=world,
+                  chains=chain_part(chains, constitution, judge=judge), answers=answer_part(responses, world=world),
                   stages=[{"name": k, **v} for k, v in metrics["stages"].items()], versions=list(info["versions"].items()))
     atomic_write(run/"report.html", page)
     return run/"report.html"

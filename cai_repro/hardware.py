@@ -275,8 +275,9 @@ def work(recipe) -> list[Work]:
                Work("feedback", read=pairs*orders*get("feedback", "ensemble")*(t.question + one + t.response), context=one),
                Work("preference", trained=get("preference", "epochs")*2*(pairs + n("benign_pairs"))*one, context=one/2),
                Work("ppo", read=drawn*(t.prompt + 4*one), written=drawn*t.response, trained=2*drawn*get("ppo", "epochs")*one, context=one/2, batch=get("ppo", "rollouts_per_step"), predicted=share/2)]
-    if recipe.hub: return stages      # their evaluation, without a gold judge, is not written yet
-    whole, some = answers(6*n("held_out")), chain(n("held_out"))
+    whole, some, held = answers((9 if recipe.hub else 6)*n("held_out")), chain(n("held_out")), n("held_out")
+    asked = 2*2*held*(4 + 2)*(t.question + one + t.response) if recipe.hub else 0      # chapter 16: two models, two orders; four principles about harm, one about help
+    whole["read"] += asked
     return stages + [Work("evaluate", read=whole["read"] + some["read"], written=whole["written"] + some["written"], context=one/2, batch=B)]
 
 # %% ../nbs/15_hardware.ipynb #6c803442
@@ -405,7 +406,8 @@ class Check:
     def __str__(self): return f"{({True: '✓', False: '✗', None: '·'})[self.ok]} {self.what}" + (f"\n    -> {self.remedy}" if self.remedy and not self.ok else "")
 
 def cached_config(base: str) -> dict|None:
-    "`config.json` of a model in the local cache of the Hub, or None; no connection is made"
+    "`config.json` of a model in a folder or in the local cache of the Hub, or None; no connection is made"
+    if (own := Path(base)/"config.json").exists(): return json.loads(own.read_text())
     from huggingface_hub import try_to_load_from_cache
     found = try_to_load_from_cache(base, "config.json")
     return json.loads(Path(found).read_text()) if isinstance(found, str) else None
@@ -432,9 +434,11 @@ def hub_checks(recipe) -> list[Check]:
         out += [Check(None, f"not in the cache yet: about {2*n/1e9:.1f} GB to download"), Check(room > 2.2*n/1e9, f"{room:.0f} GB free for it in {cache_folder()}", "make room, or set HF_HOME to a larger disk")]
     else:
         wrong = [k for k, v in hub["model"].items() if k in mine and mine[k] != v]
-        out.append(Check(not wrong, "config.json in the cache " + (f"differs from the recipe in {', '.join(wrong)}" if wrong else "says the same as the recipe"), "correct `hub: model:` in the recipe"))
+        out.append(Check(not wrong, "its config.json " + (f"differs from the recipe in {', '.join(wrong)}" if wrong else "says the same as the recipe"), "correct `hub: model:` in the recipe"))
     for what, source in hub["data"].items():
-        if source not in ("own", "hh-rlhf-helpful"): out.append(Check(False, f"data for {what}: {source!r} is unknown", "use own or hh-rlhf-helpful"))
+        usual = DATA[what]
+        if source != usual and (usual == "own" or not Path(source).is_file()):
+            out.append(Check(False, f"data for {what}: {source!r} is unknown", "use own; for red-team prompts of yours there is --prompts" if usual == "own" else "use hh-rlhf-helpful, or the path of a file in the form of hh-rlhf"))
     return out + [Check(*own_enough(recipe))] + [Check(None, "hh-rlhf is fetched and checked by sha256 when it is needed")]*("hh-rlhf-helpful" in hub["data"].values())
 
 # %% ../nbs/15_hardware.ipynb #3070f7b6
@@ -451,7 +455,7 @@ def recipe_checks(recipe, card: Card, out: Path) -> list[Check]:
     s = model_sizes(recipe); need, n = fullest(recipe, s, 4 if card.name == "CPU" else 2), setting(recipe, "prompts", "red_team")
     room, own = free_gb(out), 4*9*lora_count(s)/1e9 + .05
     checks = hub_checks(recipe) if recipe.hub else []
-    if recipe.hub and card.name == "CPU": checks.append(Check(False, "a field recipe needs a CUDA card", f"run it on a {recipe.hub['card']} or better"))
+    if recipe.hub and card.name == "CPU" and sum(count(s).values()) > BIG: checks.append(Check(False, "a model of this size needs a CUDA card", f"run it on a {recipe.hub['card']} or better"))
     elif recipe.hub and card.name in CARDS: checks.append(Check(None, f"checked against a {card.name}" + (", for which it is meant" if card.name == recipe.hub["card"] else "") + ", not a card found here"))
     checks.append(Check(need < FREE*card.memory*1e9, f"{card.name}: the fullest moment needs {need/1e9:.2f} GB of {card.memory:.1f}", "take a smaller recipe, smaller batches, or a larger card"))
     if recipe.hub and not card.bf16 and card.name != "CPU": checks.append(Check(None, f"{card.name} has no bfloat16: float16 is used"))

@@ -15,17 +15,18 @@ import typer
 from .core import CaiError, JsonlStore, RunFolder, atomic_write, derive_seed, file_sha256, fingerprint, resource_path
 
 # %% auto #0
-__all__ = ['COUNTS', 'MISSING', 'ADAPTERS', 'EVALUATED', 'GENERATION', 'STAGES', 'HELP', 'app', 'DEBUG', 'CONSTITUTION', 'CARD',
-           'SEED', 'Recipe', 'recipes', 'find_recipe', 'locate', 'check_disk', 'check_runnable', 'check_models',
-           'files_mark', 'models_mark', 'Run', 'prepare', 'Stage', 'parts', 'red_team_prompts', 'readable_prompts',
+__all__ = ['COUNTS', 'ADAPTERS', 'ASSISTANT', 'EVALUATED', 'GENERATION', 'STAGES', 'HELP', 'app', 'DEBUG', 'CONSTITUTION', 'CARD',
+           'SEED', 'Recipe', 'recipes', 'shipped', 'find_recipe', 'locate', 'check_disk', 'check_models', 'files_mark',
+           'check_machine', 'models_mark', 'Run', 'prepare', 'Stage', 'parts', 'red_team_prompts', 'readable_prompts',
            'make_prompts', 'make_helpful', 'revised', 'make_critique', 'make_sft', 'tempfile_folder', 'repeated',
-           'benign_pairs', 'contrast_pairs', 'make_pairs', 'make_feedback', 'make_preference', 'rl_prompts', 'make_ppo',
-           'preference_quality', 'held_out_pairs', 'training_prompts', 'make_evaluate', 'write_metrics', 'command_of',
-           'versions', 'write_info', 'make_report', 'stage_fingerprint', 'PlainProgress', 'BarProgress',
-           'progress_for_screen', 'disk_full', 'run_stage', 'run', 'results_table', 'summary_lines', 'clean',
-           'friendly', 'main', 'quiet', 'run_command', 'word_changes', 'marked', 'pocket_run', 'outside_note',
-           'revise_command', 'print_chain', 'judge_command', 'print_judgement', 'eval_folder', 'eval_engine',
-           'eval_tables', 'eval_command', 'run_eval', 'print_dry_run', 'plan_command', 'doctor_command']
+           'benign_pairs', 'contrast_pairs', 'red_team_pairs', 'red_team_asked', 'make_pairs', 'ai_labels',
+           'make_feedback', 'make_preference', 'rl_prompts', 'make_ppo', 'preference_quality', 'held_out_pairs',
+           'training_prompts', 'make_evaluate', 'write_metrics', 'command_of', 'versions', 'write_info', 'make_report',
+           'stages_of', 'stage_fingerprint', 'PlainProgress', 'BarProgress', 'progress_for_screen', 'disk_full',
+           'run_stage', 'run', 'results_table', 'summary_lines', 'clean', 'friendly', 'main', 'quiet', 'run_command',
+           'word_changes', 'marked', 'pocket_run', 'outside_note', 'revise_command', 'print_chain', 'judge_command',
+           'print_judgement', 'eval_folder', 'eval_engine', 'eval_tables', 'eval_command', 'run_eval', 'print_dry_run',
+           'plan_command', 'doctor_command']
 
 # %% ../nbs/14_pipeline.ipynb #e004d5a9
 @dataclass(frozen=True)
@@ -72,13 +73,18 @@ def recipes() -> dict[str, Recipe]:
     return {r.name: r for r in (pocket, mini)}
 
 # %% ../nbs/14_pipeline.ipynb #42ce30ef
+def shipped(name: str) -> Recipe|None:
+    "The recipe of this name that ships with the package, if there is one."
+    from cai_repro.hardware import read_recipe, recipe_files
+    return recipes().get(name) or (Recipe(**read_recipe(recipe_files()[name])) if name in recipe_files() else None)
+
 def find_recipe(recipe: str|Recipe) -> Recipe:
     "The recipe of this name or in this YAML file (or the recipe itself); `CaiError` lists the known names."
     if isinstance(recipe, Recipe): return recipe
     if recipe in recipes(): return recipes()[recipe]
     from cai_repro.hardware import read_recipe, recipe_files
     if str(recipe).endswith((".yaml", ".yml")): return Recipe(**read_recipe(recipe))
-    if recipe in recipe_files(): return Recipe(**read_recipe(recipe_files()[recipe]))
+    if found := shipped(recipe): return found
     known = recipes() | {n: find_recipe(n) for n in recipe_files()}
     raise CaiError(f"unknown recipe {recipe!r}", "known recipes: " + "; ".join(f"{n} ({r.about})" for n, r in known.items()) + "; or a YAML file of your own")
 
@@ -96,16 +102,9 @@ def check_disk(out: Path, need_mb: float=50.) -> None:
         raise CaiError(f"{home}: only {free:.0f} MB free, a run needs about {need_mb:.0f} MB", "make room, or choose another folder with --out")
     if home.is_dir() and not os.access(home, os.W_OK): raise CaiError(f"{home}: this folder cannot be written", "choose another folder with --out")
 
-MISSING = ("a stage that trains the helpful-only adapter on hh-rlhf", "prompts and harmless pairs from outside the pocket world",
-           "an evaluation without the gold judge")     # of a field recipe; see chapter 15
-
-def check_runnable(recipe: Recipe) -> None:
-    "`CaiError` for a field recipe, which can be checked and planned but not run yet."
-    if recipe.hub: raise CaiError(f"{recipe.name} is a field recipe, and `cai run` can not run it yet: there is not yet " + "; nor ".join(MISSING),
-                                  "--dry-run checks it, `cai plan` says what it needs; the functions of chapters 05 to 10 take its model one by one")
-
 def check_models(recipe: Recipe) -> None:
-    "`CaiError` if the base or the helpful adapter of `recipe` is not there."
+    "`CaiError` if the base or the helpful adapter of `recipe` is not there. (A field recipe's base may be an id on the Hub, and its adapter is made by the run.)"
+    if recipe.hub: return
     for path, file, what in ((recipe.base, "config.json", "model"), (recipe.helpful, "adapter_config.json", "adapter")):
         if not (locate(path)/file).exists(): raise CaiError(f"{locate(path)}: no {file} there, so this is no {what}", f"give the recipe a folder with {file}")
 
@@ -114,12 +113,20 @@ def files_mark(*folders: Path) -> str:
     files = [p for folder in folders for p in sorted(folder.glob("*")) if p.suffix in (".json", ".safetensors")]
     return fingerprint([(p.name, file_sha256(p) if p.stat().st_size < 2**30 else p.stat().st_size) for p in files])
 
+def check_machine(recipe: Recipe, out: Path) -> None:
+    "`CaiError` that lists all that keeps a field recipe from running on this machine."
+    from cai_repro.hardware import find_card, recipe_checks
+    if bad := [c for c in recipe_checks(recipe, find_card(), out) if c.ok is False] if recipe.hub else []:
+        raise CaiError(f"{recipe.name} can not run here:\n" + "\n".join(map(str, bad)), f"cai plan {recipe.name} shows what it needs; cai doctor names the recipe that fits")
+
 def models_mark(recipe: Recipe) -> str:
-    "Fingerprint of the files of the base and of the helpful adapter."
+    "Fingerprint of the files of the base and of the helpful adapter; for a model on the Hub, of its id."
+    if recipe.hub: return files_mark(Path(recipe.base)) if Path(recipe.base).is_dir() else fingerprint(recipe.base)
     return files_mark(locate(recipe.base), locate(recipe.helpful))
 
 # %% ../nbs/14_pipeline.ipynb #f197b71d
 ADAPTERS = {"sl": "sft/sl", "pm": "preference/pm", "policy": "ppo/policy", "value": "ppo/value"} # role -> folder in the run
+ASSISTANT = {"helpful": "assistant/helpful"}                # the same, of a field recipe, whose helpful-only adapter is made here
 
 @dataclass
 class Run:
@@ -133,13 +140,14 @@ class Run:
 
     @cached_property
     def roles(self):
-        "The base with the helpful adapter, loaded once."
+        "The base, with the shipped helpful adapter if there is one, loaded once."
         from cai_repro.models import Roles, load_base
+        if self.recipe.hub: return Roles(*load_base(self.recipe.base, quantize=self.recipe.quantize))
         roles = Roles(*load_base(locate(self.recipe.base), quantize=self.recipe.quantize))
         return roles.load("helpful", locate(self.recipe.helpful))
     def actor(self, role: str|None) -> str|None:
         "Make sure that `role` is on the base (None is the bare base)."
-        if role is not None and role not in self.roles: self.roles.load(role, self.folder.path(ADAPTERS[role]))
+        if role is not None and role not in self.roles: self.roles.load(role, self.folder.path((ADAPTERS | ASSISTANT)[role]))
         return role
     def engine(self, role: str|None):
         "A `LocalEngine` that speaks as `role`."
@@ -166,13 +174,13 @@ def prepare(recipe: str|Recipe="pocket", out: str|Path|None=None, *, seed: int=0
     "Check everything that can be checked before compute and open the run folder; `CaiError` says what to mend."
     from cai_repro.constitution import load_constitution
     from cai_repro.data import read_prompts
-    recipe = find_recipe(recipe); check_runnable(recipe)
+    recipe = find_recipe(recipe)
     if quantize not in (None, "none", "nf4"): raise CaiError(f"--quantize {quantize}: unknown", "use nf4, or leave it out")
     recipe = replace(recipe, quantize=recipe.quantize if quantize is None else None if quantize == "none" else quantize,
                      constitution=str(constitution or recipe.constitution))
     con, outside = load_constitution(recipe.constitution), read_prompts(prompts) if prompts else None
     out = Path(out or f"runs/{recipe.name}-seed{seed}")
-    check_models(recipe); check_disk(out)
+    check_models(recipe); check_disk(out); check_machine(recipe, out)
     inputs = {"seed": seed, "constitution": f"{con.name} {con.sha256[:12]}", "prompts": fingerprint(outside) if outside else None, "quantize": recipe.quantize, "models": models_mark(recipe)}
     folder = RunFolder(out).open(recipe.name, inputs, force=force)
     for name, s in folder.manifest["stages"].items(): folder.stage_done(name, s["fingerprint"]) # damage is found now, not in ten minutes
@@ -293,37 +301,53 @@ def contrast_pairs(mild: list[dict],    # SL-CAI's responses to red-team prompts
     return pairs
 
 # %% ../nbs/14_pipeline.ipynb #a7c57d7d
+def red_team_pairs(run: Run, red: list[dict], helpful: list[dict], tick, again) -> int:
+    "The pairs that the feedback model will compare: two samples of SL-CAI, and SL-CAI against helpful-only; written, and counted."
+    from cai_repro.evaluate import sample_responses
+    from cai_repro.feedback import sample_pairs
+    kw, sl = {"max_new_tokens": run.recipe.max_new_tokens}, run.engine("sl")
+    n = len(sample_pairs(sl, red, seed=_seed(run, "pairs"), store=_store(run, "pairs/red_team.jsonl"), on_progress=tick, **kw))
+    ask = [{k: v for k, v in r.items() if k != "response"} for r in helpful]
+    mild = sample_responses(sl, ask, seed=_seed(run, "pairs", "contrast"), store=_store(run, "pairs/contrast_sl.jsonl"), on_progress=again, **kw)
+    contrast = contrast_pairs(mild, helpful, _seed(run, "pairs", "sides"))
+    _write(run, "pairs/contrast.jsonl", contrast)
+    return n + len(contrast)
+
+def red_team_asked(run: Run) -> tuple[list[dict], list[dict]]:
+    "Red-team prompts to sample pairs for, and helpful-only's responses to set against SL-CAI's."
+    return repeated(_rows(run, "prompts/red_team.jsonl"), _count(run, "red_team_pairs")), _rows(run, "helpful/red_team.jsonl")[:_count(run, "contrast_pairs")]
+
 def make_pairs(run: Run, tick) -> int:
     "Stage `pairs`: what will be compared."
     from cai_repro.evaluate import sample_responses
-    from cai_repro.feedback import sample_pairs
-    red, helpful = repeated(_rows(run, "prompts/red_team.jsonl"), _count(run, "red_team_pairs")), _rows(run, "helpful/red_team.jsonl")[:_count(run, "contrast_pairs")]
+    red, helpful = red_team_asked(run)
     benign = _rows(run, "prompts/benign.jsonl")[:_count(run, "benign_pairs")]
     one, four, two, three = parts(tick, 2*len(red), len(helpful), len(benign), len(benign)//2)
-    kw, sl = {"max_new_tokens": run.recipe.max_new_tokens}, run.engine("sl")
-    n = len(sample_pairs(sl, red, seed=_seed(run, "pairs"), store=_store(run, "pairs/red_team.jsonl"), on_progress=one, **kw))
-    ask = [{k: v for k, v in r.items() if k != "response"} for r in helpful]
-    mild = sample_responses(sl, ask, seed=_seed(run, "pairs", "contrast"), store=_store(run, "pairs/contrast_sl.jsonl"), on_progress=four, **kw)
-    contrast = contrast_pairs(mild, helpful, _seed(run, "pairs", "sides"))
-    _write(run, "pairs/contrast.jsonl", contrast)
-    good = sample_responses(sl, benign, seed=_seed(run, "pairs", "sl"), store=_store(run, "pairs/benign_sl.jsonl"), on_progress=two, **kw)
+    n, kw = red_team_pairs(run, red, helpful, one, four), {"max_new_tokens": run.recipe.max_new_tokens}
+    good = sample_responses(run.engine("sl"), benign, seed=_seed(run, "pairs", "sl"), store=_store(run, "pairs/benign_sl.jsonl"), on_progress=two, **kw)
     base = sample_responses(run.engine(None), benign[:len(benign)//2], seed=_seed(run, "pairs", "base"), temperature=1.25,
                             store=_store(run, "pairs/benign_base.jsonl"), on_progress=three, **kw)
     rows = benign_pairs(good, base, _seed(run, "pairs", "benign"))
     _write(run, "pairs/benign.jsonl", rows)
-    return n + len(contrast) + len(rows)
+    return n + len(rows)
+
 
 # %% ../nbs/14_pipeline.ipynb #f63ee451
+def ai_labels(run: Run, tick) -> list[dict]:
+    "The red-team pairs, labelled by the feedback model."
+    from cai_repro.feedback import label_pairs
+    return label_pairs(run.engine(run.recipe.labeller), _rows(run, "pairs/red_team.jsonl") + _rows(run, "pairs/contrast.jsonl"), run.constitution, seed=_seed(run, "feedback"),
+                       store=_store(run, "feedback/red_team.jsonl"), on_progress=tick, **{"too_long": "leave out", **run.recipe.feedback})
+
 def make_feedback(run: Run, tick) -> int:
     "Stage `feedback`: AI labels for harmlessness, simulated human labels for helpfulness."
-    from cai_repro.feedback import label_pairs
     from cai_repro.pocket import Annotator
-    red = label_pairs(run.engine(run.recipe.labeller), _rows(run, "pairs/red_team.jsonl") + _rows(run, "pairs/contrast.jsonl"), run.constitution, seed=_seed(run, "feedback"),
-                      store=_store(run, "feedback/red_team.jsonl"), on_progress=tick, **{"too_long": "leave out", **run.recipe.feedback})
+    red = ai_labels(run, tick)
     person = Annotator(seed=_seed(run, "annotator"), **run.recipe.annotator)
     benign = [{**r, "p_a": float(person.prefers(r["prompt"], r["a"], r["b"]))} for r in _rows(run, "pairs/benign.jsonl")]
     _write(run, "feedback/benign.jsonl", benign)
     return len(red) + len(benign)
+
 
 # %% ../nbs/14_pipeline.ipynb #618720ff
 def make_preference(run: Run, tick) -> int:
@@ -342,15 +366,16 @@ def rl_prompts(red: list[dict], benign: list[dict], n: int) -> list[dict]:
     return [r for i in range(n) for r in (red[i % len(red)], benign[i % len(benign)])]
 
 # %% ../nbs/14_pipeline.ipynb #b9635973
-def make_ppo(run: Run, tick) -> int:
+def make_ppo(run: Run, tick, probe_of: Callable|None=None, # sides by prompt -> observer; default: the gold judge
+             every: int=1) -> int:                             # steps from one checkpoint to the next
     "Stage `ppo`: RL-CAI."
-    from cai_repro.evaluate import gold_probe
+    if probe_of is None: from cai_repro.evaluate import gold_probe as probe_of
     from cai_repro.ppo import Checkpoints, PPOConfig, train_ppo
     rows = rl_prompts(_rows(run, "prompts/red_team.jsonl"), _rows(run, "prompts/benign.jsonl"), _count(run, "rl"))
     run.actor("sl"); run.actor("pm"); state = run.folder.path("ppo/checkpoint")
     cfg = PPOConfig(**{"max_new_tokens": run.recipe.max_new_tokens, **run.recipe.ppo, "seed": _seed(run, "ppo")})
     log = train_ppo(run.roles, rows, cfg, newline_stops=run.recipe.newline_stops, log_path=run.folder.path("ppo/log.jsonl"), on_progress=tick,
-                    probe=gold_probe({r["prompt"]: r["side"] for r in rows}), checkpoint=state, every=1)
+                    probe=probe_of({r["prompt"]: r["side"] for r in rows}), checkpoint=state, every=every)
     for role in ("policy", "value"): run.roles.save(role, run.folder.path(ADAPTERS[role]))
     _write(run, "ppo/log.jsonl", _steady(log)); Checkpoints(state, {}).remove()
     return len(log)
@@ -415,7 +440,7 @@ def write_metrics(run: Run) -> dict:
     "Write and return `metrics.json`: the evaluation's numbers and the stages' seconds and rows."
     from cai_repro.figures import read_json
     made = run.folder.manifest["stages"]
-    stages = {s.name: {k: made[s.name][k] for k in ("seconds", "rows")} for s in STAGES if s.name in made}
+    stages = {s.name: {k: made[s.name][k] for k in ("seconds", "rows")} for s in stages_of(run.recipe) if s.name in made}
     metrics = {"recipe": run.recipe.name, "seed": run.seed, **read_json(run.folder.path("evaluate/metrics.json")), "stages": stages}
     atomic_write(run.folder.path("metrics.json"), json.dumps(metrics, indent=1) + "\n")
     return metrics
@@ -423,7 +448,7 @@ def write_metrics(run: Run) -> dict:
 def command_of(run: Run) -> str:
     "What makes this run again: a command line, or Python for a recipe that is not shipped."
     import shlex
-    r, default = run.recipe, recipes().get(run.recipe.name)
+    r, default = run.recipe, shipped(run.recipe.name)
     if default is None or replace(r, constitution=default.constitution, quantize=default.quantize) != default:
         extra = f", prompts={run.source!r}" if run.outside is not None else ""
         return f"from cai_repro.pipeline import Recipe, run\nrun({r!r}, {str(run.folder.root)!r}, seed={run.seed}{extra})"
@@ -451,7 +476,7 @@ def write_info(run: Run) -> None:
     r, made_with = run.recipe, {**versions(), "constitution sha256": run.constitution.sha256}
     info = {"name": run.folder.root.name, "version": made_with["cai_repro"], "recipe": r.name, "seed": run.seed, "constitution": run.constitution.name,
             "quantize": r.quantize, "temperature": 1.0, "command": command_of(run),
-            "settings": {**{k: v for k, v in asdict(r).items() if k != "hub"}, "prompts": {**COUNTS, **r.prompts}}, "versions": made_with}
+            "settings": {**{k: v for k, v in asdict(r).items() if v != {} or k != "hub"}, "prompts": {**COUNTS, **r.prompts}}, "versions": made_with}
     atomic_write(run.folder.path("run.json"), json.dumps(info, indent=1, ensure_ascii=False) + "\n")
 
 def make_report(run: Run, tick) -> int:
@@ -474,12 +499,18 @@ STAGES = (
     Stage("evaluate", "evaluation, held out", ("evaluate",), (), make_evaluate),
     Stage("report", "figures and report", ("figures", "report.html"), (), make_report))
 
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    "The stages of a recipe: those above, or for a real model those of chapter 16."
+    if not recipe.hub: return STAGES
+    from cai_repro.field import field_stages
+    return field_stages()
+
 # %% ../nbs/14_pipeline.ipynb #d00766eb
 def stage_fingerprint(run: Run, stage: Stage) -> str:
     "Fingerprint of a stage: its settings, the run's inputs, and the fingerprints and files of all stages before it."
-    made = run.folder.manifest["stages"]
+    made, stages = run.folder.manifest["stages"], stages_of(run.recipe)
     before = {s.name: (made[s.name]["fingerprint"], {f: v["sha256"] for f, v in made[s.name]["files"].items()})
-              for s in STAGES[:STAGES.index(stage)] if s.name in made}
+              for s in stages[:[s.name for s in stages].index(stage.name)] if s.name in made}
     return fingerprint([stage.name, {k: getattr(run.recipe, k) for k in stage.uses}, run.folder.manifest["inputs"], before])
 
 # %% ../nbs/14_pipeline.ipynb #4ed763fd
@@ -547,10 +578,11 @@ def run(recipe: str|Recipe="pocket", # name, or a `Recipe`
         until: str|None=None,        # stop after this stage
         progress: PlainProgress|None=None) -> dict|None: # the metrics (None with `until`)
     "Run all stages, or continue. Finished and valid stages are kept. `CaiError` says what to mend."
-    if until and until not in [s.name for s in STAGES]: raise CaiError(f"no stage {until!r}", "stages: " + ", ".join(s.name for s in STAGES))
+    recipe = find_recipe(recipe); stages = stages_of(recipe)
+    if until and until not in [s.name for s in stages]: raise CaiError(f"no stage {until!r}", "stages: " + ", ".join(s.name for s in stages))
     this = prepare(recipe, out, seed=seed, constitution=constitution, prompts=prompts, quantize=quantize, force=force)
     with progress or progress_for_screen() as shown:
-        for stage in STAGES:
+        for stage in stages:
             run_stage(this, stage, shown)
             if stage.name == until: return None
     return write_metrics(this)
@@ -560,12 +592,12 @@ def results_table(metrics: dict):
     "The result table of a run for the terminal: measures down, models across, 95 % intervals."
     from rich.table import Table
     from cai_repro.evaluate import show
-    from cai_repro.figures import MODELS, ROWS
+    from cai_repro.figures import MODELS, world_of
     models = [m for m in MODELS if m in metrics["models"]]
     table = Table(title="held-out prompts, mean [95 % interval]", title_justify="left", title_style="", box=None, pad_edge=False)
     table.add_column("")
     for m in models: table.add_column(MODELS[m][0], justify="right", no_wrap=True)
-    for side, (title, rows) in ROWS.items():
+    for side, (title, rows) in world_of(metrics).rows.items():
         table.add_row(title, *[""]*len(models), style="bold")
         for key, label in rows.items(): table.add_row("  " + label, *[show(metrics["models"][m][side][key]) for m in models])
     return table
@@ -574,6 +606,12 @@ def summary_lines(metrics: dict) -> list[str]:
     "The other numbers of a run, a line each."
     from cai_repro.evaluate import show
     f, t = metrics["feedback"], metrics["training_prompts"]
+    if metrics.get("world") == "field":
+        return ([f"training prompts from {t['source']}"] if t["outside"] else []) + [
+            "PM score after 0.. revisions:  " + "  ".join(f"{e['mean']:.2f}" for e in metrics["revisions"]),
+            f"feedback model: sure of {show(f['sure'])} of its labels; the order changed its mind in {show(f['flips'])}",
+            f"preference model: ranks held-out pairs as people did {show(metrics['preference']['human'])}, as the feedback model does {show(metrics['preference']['ai'])}",
+            f"all stages: {sum(s['seconds'] for s in metrics['stages'].values()):.0f} s"]
     lines = ["harm score after 0.. revisions:  " + "  ".join("–" if e["mean"] is None else f"{e['mean']:.2f}" for e in metrics["revisions"]),
              f"feedback model: right {show(f['accuracy'])}; prefers an explained refusal {show(f['covered'])} if the principle covers the harm, "
              f"{show(f['uncovered'])} if not",
@@ -628,7 +666,7 @@ def quiet() -> None:
 # %% ../nbs/14_pipeline.ipynb #0e615cdd
 @app.command("run")
 def run_command(ctx: typer.Context,
-                recipe: str = typer.Option("pocket", "--recipe", metavar="NAME|FILE", help="pocket, or mini to try every stage in a minute; a YAML file of your own. For real models: see cai plan."),
+                recipe: str = typer.Option("pocket", "--recipe", metavar="NAME|FILE", help="pocket, or mini to try every stage in a minute; for real models t4-1.5b and others (see cai plan), or a YAML file of your own."),
                 out: Path = typer.Option(None, "--out", metavar="DIR", help="Run folder.  [default: runs/<recipe>-seed<seed>]"),
                 seed: int = SEED, constitution: str = CONSTITUTION,
                 prompts: Path = typer.Option(None, "--prompts", metavar="FILE", help="Red-team training prompts of your own: JSONL or one a line, .gz too."),
@@ -638,9 +676,11 @@ def run_command(ctx: typer.Context,
                 card: str = CARD, debug: bool = DEBUG) -> None:
     """Run every stage and write a report. Stop it at any time: the same command goes on where it was."""
     with friendly(debug or ctx.obj):
+        recipe = find_recipe(recipe)
+        if recipe.hub: os.environ.setdefault("HF_HUB_OFFLINE", "0")        # its model and data may have to be fetched
         quiet()
         from rich.console import Console
-        recipe = find_recipe(recipe); out = out or Path(f"runs/{recipe.name}-seed{seed}")
+        out = out or Path(f"runs/{recipe.name}-seed{seed}")
         if dry_run: return print_dry_run(replace(recipe, constitution=constitution or recipe.constitution, quantize=recipe.quantize if quantize is None else None if quantize == "none" else quantize), out, prompts, card)
         metrics = run(recipe, out, seed=seed, constitution=constitution, prompts=prompts, quantize=quantize, force=force)
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
@@ -853,7 +893,6 @@ def print_dry_run(recipe: Recipe, out: Path, prompts: Path|None=None, card: str|
     if not recipe.hub: check_models(recipe); checks.append(Check(True, f"model {locate(recipe.base)} with adapter {locate(recipe.helpful)}"))
     checks += recipe_checks(recipe, card_for(recipe, card), out)
     for c in checks: typer.echo(clean(str(c)))
-    if recipe.hub: typer.echo("\nNot in `cai run` yet, so a real run stops here: " + "; ".join(MISSING) + ".")
     if any(c.ok is False for c in checks): raise typer.Exit(1)
 
 # %% ../nbs/14_pipeline.ipynb #5f0a1503

@@ -14,15 +14,16 @@ FIELD = ("t4-1.5b", "t4-3b", "rtx-24gb-7b", "a100-8b")
 def cli(*args): return CliRunner().invoke(pipeline.app, [str(a) for a in args])
 
 @pytest.mark.parametrize("name", FIELD)
-def test_field_recipes(name, tmp_path):
-    "Each plans, passes its dry run on the card it is meant for, and is refused by a real run before anything is made"
+def test_field_recipes(name, tmp_path, monkeypatch):
+    "Each plans, passes its dry run on the card it is meant for, and without a card is refused before anything is fetched or made"
     r = find_recipe(name); card = r.hub["card"]
     plan = cli("plan", name, "--card", card); assert plan.exit_code == 0 and r.base in plan.output and "it fits" in plan.output and "ppo" in plan.output and "operations a token" in plan.output, plan.output
     dry = cli("run", "--recipe", name, "--dry-run", "--card", card, "--out", tmp_path/"run")
-    assert r.base in dry.output and "licence apache-2.0" in dry.output and "Not in `cai run` yet" in dry.output, dry.output
+    assert r.base in dry.output and "licence apache-2.0" in dry.output, dry.output
     assert dry.exit_code == ("✗" in dry.output) and not [l for l in dry.output.splitlines() if l.startswith("✗") and "free" not in l], dry.output
+    monkeypatch.setattr(hardware, "_card_here", lambda: None)
     real = cli("run", "--recipe", name, "--out", tmp_path/"run")
-    assert real.exit_code == 1 and "helpful-only adapter" in real.output and "--dry-run" in real.output and "Traceback" not in real.output
+    assert real.exit_code == 1 and "can not run here" in real.output and "needs a CUDA card" in real.output and "cai plan" in real.output and "Traceback" not in real.output
     assert not (tmp_path/"run").exists()
 
 def test_dry_run_fails_on_a_card_too_small(tmp_path):
@@ -66,29 +67,3 @@ def test_plan_opens_no_connection(tmp_path):
     for args in (["plan", "t4-1.5b"], ["run", "--recipe", "t4-1.5b", "--dry-run", "--out", str(tmp_path/"run")]):
         done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, cwd=Path(pipeline.__file__).parent.parent)
         assert "Qwen/Qwen2.5-1.5B" in done.stdout and "no network" not in done.stdout + done.stderr, done.stdout + done.stderr
-
-def test_each_stage_function_takes_an_ordinary_model(tmp_path):
-    "What `cai run` lacks for a field recipe is between the stages, not in them: SFT to policy on a stand-in of random weights, in NF4, with prompts of our own"
-    from cai_repro.constitution import load_constitution
-    from cai_repro.critique import revise
-    from cai_repro.data import own_prompts
-    from cai_repro.feedback import label_pairs, sample_pairs
-    from cai_repro.generate import LocalEngine
-    from cai_repro.models import Roles, load_base, tiny_model
-    from cai_repro.pocket import train_tokenizer
-    from cai_repro.ppo import PPOConfig, train_ppo
-    from cai_repro.preference import train_pm
-    from cai_repro.sft import sl_rows, train_sft
-    tok = train_tokenizer(n=200, vocab_size=400); model = tiny_model(tok, width=64, max_position_embeddings=4096)
-    tok.save_pretrained(tmp_path/"base"); model.save_pretrained(tmp_path/"base")
-    roles, con, red = Roles(*load_base(tmp_path/"base", quantize="nf4")), load_constitution("harmlessness"), own_prompts("red_team", 3)
-    good = [{"prompt": r["prompt"], "response": "Yes, and here is how."} for r in own_prompts("helpful", 4)]
-    train_sft(roles.add("helpful"), "helpful", sl_rows([], good), batch_size=2, max_length=384)
-    helpful = LocalEngine(roles, role="helpful", newline_stops=False, batch_size=4)
-    chains = revise(helpful, red, con, responder=helpful, n_revisions=1, few_shot=0, max_new_tokens=6)
-    train_sft(roles.add("sl"), "sl", sl_rows(chains, good), batch_size=2, max_length=384)
-    pairs = sample_pairs(LocalEngine(roles, role="sl", newline_stops=False, batch_size=4), red, max_new_tokens=6)
-    labelled = label_pairs(LocalEngine(roles, newline_stops=False, batch_size=4), pairs, con)
-    train_pm(roles.add("pm", head=True), "pm", labelled, batch_size=2, max_length=384)
-    log = train_ppo(roles, red, PPOConfig(steps=1, rollouts_per_step=2, minibatch=2, microbatch=1, max_new_tokens=6), newline_stops=False)
-    assert len(chains) == 3 and len(labelled) == 3 and len(log) == 1 and "policy" in roles
