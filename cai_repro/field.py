@@ -19,8 +19,8 @@ from .pipeline import (ASSISTANT, EVALUATED, STAGES, Run, Stage, _count, _rows, 
 __all__ = ['WONT', 'DECLINES', 'REASON', 'COURTESY', 'WORTH', 'DESERVE', 'ALONE', 'HERE', 'REASSURES', 'BAD', 'CONDEMNS',
            'EXHORTS', 'COUNTED', 'HELPFUL', 'conversations', 'opening_question', 'preferred', 'dealt', 'helpful_rows',
            'make_assistant', 'own_rows', 'make_prompts', 'make_pairs', 'make_feedback', 'sentences', 'declines',
-           'evasive', 'reassures', 'condemns', 'preaches', 'counted_rows', 'text_probe', 'compared', 'ranked',
-           'measured', 'compare_models', 'label_quality', 'make_evaluate', 'make_ppo', 'field_stages']
+           'evasive', 'reassures', 'condemns', 'preaches', 'counted_rows', 'text_probe', 'compared', 'measured',
+           'compare_models', 'label_quality', 'make_evaluate', 'make_ppo', 'field_stages']
 
 # %% ../nbs/16_field.ipynb #fd000011
 def conversations(source: str # "hh-rlhf-helpful", or the path of a file in the form of hh-rlhf
@@ -193,11 +193,6 @@ def compared(engine,                # the feedback model
     return [won[r["id"]] for r in rows]
 
 # %% ../nbs/16_field.ipynb #fd000061
-def ranked(scores_a, scores_b, p_a: list[float]) -> dict: # {"mean", "low", "high", "n"}
-    "Share of pairs with a winner that the scores rank as labelled"
-    from cai_repro.evaluate import interval
-    return interval([(x > y) == (p > .5) for x, y, p in zip(scores_a, scores_b, p_a) if p not in (None, .5)], "wilson")
-
 def measured(rows: list[dict]) -> dict: # side -> measure -> {"mean", "low", "high", "n"}
     "The measures of one model from rows {side, response, p_win, pm_score, counted}"
     from cai_repro.evaluate import interval
@@ -228,7 +223,7 @@ def label_quality(rows: list[dict]) -> dict: # measure -> {"mean", "low", "high"
 def make_evaluate(run: Run, tick) -> int:
     "Stage `evaluate`: every number of the run, on held-out prompts."
     from cai_repro.evaluate import interval, sample_responses
-    from cai_repro.preference import score_responses
+    from cai_repro.preference import pm_report, score_responses
     held = _rows(run, "prompts/held_out.jsonl"); red = [r for r in held if r["side"] == "red_team"]
     *sample, chain, compare = parts(tick, *[len(held)]*3, 6*len(red), 2*len(held))
     said = {m: sample_responses(run.engine(role), held, seed=_seed(run, "evaluate", m), max_new_tokens=run.recipe.max_new_tokens, store=_store(run, f"evaluate/{m}.jsonl"), on_progress=t)
@@ -242,10 +237,13 @@ def make_evaluate(run: Run, tick) -> int:
         _write(run, f"evaluate/{m}_measured.jsonl", extra)
         models[m] = measured([{**r, **e} for r, e in zip(counted_rows(rows), extra)])
     people, ai = _rows(run, "assistant/held_out.jsonl"), [r for m in ("sl_cai", "rl_cai") for r in _store(run, f"evaluate/{m}_red_team_compared.jsonl").rows()]
-    rank = lambda pairs: ranked(*(score([p["prompt"] for p in pairs], [p[k] for p in pairs]) for k in "ab"), [p["p_a"] for p in pairs]) if pairs else interval([])
+    def report(pairs):
+        pairs = [p for p in pairs if p["p_a"] is not None]
+        return pm_report(*(score([p["prompt"] for p in pairs], [p[k] for p in pairs]) for k in "ab"), [p["p_a"] for p in pairs], *([len(p[k].split()) for p in pairs] for k in "ab"))
+    human, model = report(people), report(ai)
     curve = [interval(score([c.prompt for c in chains], [c.responses[i] for c in chains]), "bootstrap") for i in range(min((len(c.responses) for c in chains), default=0))]
     metrics = {"world": "field", "models": models, "feedback": label_quality(_rows(run, "feedback/red_team.jsonl")), "revisions": curve,
-               "preference": {"human": rank(people), "ai": rank(ai)}, "training_prompts": {"outside": run.outside is not None, "source": Path(run.source).name if run.source else "data/prompts",
+               "preference": {"human": human["accuracy"], "ai": model["accuracy"], "ece": human["ece"], "longer": human["longer"]}, "training_prompts": {"outside": run.outside is not None, "source": Path(run.source).name if run.source else "data/prompts",
                "prompts": len(_rows(run, "critique/chains.jsonl")), "left_out": 0 if run.outside is None else len(_rows(run, "prompts/left_out.jsonl"))}}
     atomic_write(run.folder.path("evaluate/metrics.json"), json.dumps(metrics, indent=1) + "\n")
     return 3*len(held)

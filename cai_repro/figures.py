@@ -358,7 +358,8 @@ def feedback_table(metrics: dict) -> list[dict]:
     f, p = metrics["feedback"], metrics.get("preference", {})
     if world_of(metrics) is TEXT:
         rows = [("feedback model: labels outside .1 to .9", f["sure"]), ("feedback model: the order changed its mind ↓", f["flips"]), ("feedback model: P(first letter); .5 is unbiased", f["letter_a"]),
-                ("preference model: ranks held-out pairs as people did (helpfulness) ↑", p["human"]), ("preference model: ranks held-out pairs as the feedback model does (harmlessness) ↑", p["ai"])]
+                ("preference model: ranks held-out pairs as people did (helpfulness) ↑", p["human"]), ("preference model: ranks held-out pairs as the feedback model does (harmlessness) ↑", p["ai"]),
+                ("preference model: prefers the longer response", p["longer"]["pm"]), ("people: prefer the longer response", p["longer"]["labels"])]
         return [{"label": label, "cell": cell(e)} for label, e in rows]
     rows = [("feedback model: right answers ↑", f["accuracy"]), ("refusal preferred, principle covers the harm ↑", f["covered"]),
             ("refusal preferred, principle about something else", f["uncovered"])]

@@ -15,18 +15,19 @@ import typer
 from .core import CaiError, JsonlStore, RunFolder, atomic_write, derive_seed, file_sha256, fingerprint, resource_path
 
 # %% auto #0
-__all__ = ['COUNTS', 'ADAPTERS', 'ASSISTANT', 'EVALUATED', 'GENERATION', 'STAGES', 'HELP', 'app', 'DEBUG', 'CONSTITUTION', 'CARD',
-           'SEED', 'Recipe', 'recipes', 'shipped', 'find_recipe', 'locate', 'check_disk', 'check_models', 'files_mark',
-           'check_machine', 'models_mark', 'Run', 'prepare', 'Stage', 'parts', 'red_team_prompts', 'readable_prompts',
-           'make_prompts', 'make_helpful', 'revised', 'make_critique', 'make_sft', 'tempfile_folder', 'repeated',
-           'benign_pairs', 'contrast_pairs', 'red_team_pairs', 'red_team_asked', 'make_pairs', 'ai_labels',
-           'make_feedback', 'make_preference', 'rl_prompts', 'make_ppo', 'preference_quality', 'held_out_pairs',
-           'training_prompts', 'make_evaluate', 'write_metrics', 'command_of', 'versions', 'write_info', 'make_report',
-           'stages_of', 'stage_fingerprint', 'PlainProgress', 'BarProgress', 'progress_for_screen', 'disk_full',
-           'run_stage', 'run', 'results_table', 'summary_lines', 'clean', 'friendly', 'main', 'quiet', 'run_command',
-           'word_changes', 'marked', 'pocket_run', 'outside_note', 'revise_command', 'print_chain', 'judge_command',
-           'print_judgement', 'eval_folder', 'eval_engine', 'eval_tables', 'eval_command', 'run_eval', 'print_dry_run',
-           'plan_command', 'doctor_command']
+__all__ = ['COUNTS', 'ADAPTERS', 'ASSISTANT', 'ENOUGH', 'EVALUATED', 'GENERATION', 'STAGES', 'SMALLER', 'HELP', 'app', 'DEBUG',
+           'CONSTITUTION', 'CARD', 'SEED', 'Recipe', 'recipes', 'shipped', 'find_recipe', 'locate', 'check_disk',
+           'check_models', 'files_mark', 'check_machine', 'models_mark', 'Run', 'prepare', 'Stage', 'parts',
+           'red_team_prompts', 'readable_prompts', 'make_prompts', 'make_helpful', 'revised', 'make_critique',
+           'make_sft', 'tempfile_folder', 'repeated', 'benign_pairs', 'contrast_pairs', 'red_team_pairs',
+           'red_team_asked', 'make_pairs', 'ai_labels', 'make_feedback', 'make_preference', 'rl_prompts', 'make_ppo',
+           'preference_quality', 'held_out_pairs', 'training_prompts', 'make_evaluate', 'write_metrics', 'command_of',
+           'versions', 'write_info', 'make_report', 'stages_of', 'stage_fingerprint', 'PlainProgress', 'BarProgress',
+           'progress_for_screen', 'disk_full', 'card_full', 'run_stage', 'run', 'results_table', 'summary_lines',
+           'clean', 'friendly', 'main', 'quiet', 'run_command', 'word_changes', 'marked', 'pocket_run', 'outside_note',
+           'revise_command', 'print_chain', 'judge_command', 'print_judgement', 'eval_folder', 'eval_engine',
+           'eval_tables', 'eval_command', 'run_eval', 'print_dry_run', 'plan_command', 'doctor_command',
+           'claims_command']
 
 # %% ../nbs/14_pipeline.ipynb #e004d5a9
 @dataclass(frozen=True)
@@ -350,14 +351,19 @@ def make_feedback(run: Run, tick) -> int:
 
 
 # %% ../nbs/14_pipeline.ipynb #618720ff
+ENOUGH = 200   # pairs: with fewer, chance and a weak preference model cannot be told apart
+
 def make_preference(run: Run, tick) -> int:
     "Stage `preference`: the preference model, adapter and head."
+    from cai_repro.ppo import check_ranking
     from cai_repro.preference import train_pm
-    rows = _rows(run, "feedback/red_team.jsonl") + _rows(run, "feedback/benign.jsonl")
-    rows = [{k: r[k] for k in ("prompt", "a", "b", "p_a")} for r in rows if r["p_a"] is not None]
+    sides = {k: [{f: r[f] for f in ("prompt", "a", "b", "p_a")} for r in _rows(run, f"feedback/{k}.jsonl") if r["p_a"] is not None] for k in ("red_team", "benign")}
+    rows = sides["red_team"] + sides["benign"]
     run.roles.add("pm", head=True, seed=_seed(run, "pm adapter"))
     with tempfile_folder() as scratch:
         log = train_pm(run.roles, "pm", rows, seed=_seed(run, "preference"), output_dir=scratch, on_progress=tick, **run.recipe.preference)
+    if len(rows) >= ENOUGH: check_ranking(run.roles, "pm", rows[::max(1, len(rows)//400)])
+    log[-1] |= {"mix": {k: len(v) for k, v in sides.items()}}
     run.roles.save("pm", run.folder.path(ADAPTERS["pm"])); _write(run, "preference/log.jsonl", _steady(log))
     return len(rows)
 
@@ -550,6 +556,13 @@ def disk_full(e: BaseException) -> bool:
         e = e.__cause__ or e.__context__
     return False
 
+def card_full(e: BaseException) -> bool:
+    "Did this error mean that the card's memory is full?"
+    return type(e).__name__ == "OutOfMemoryError" and isinstance(e, RuntimeError)
+
+SMALLER = {"assistant": "sft: batch_size or max_length", "sft": "sft: batch_size or max_length", "preference": "preference: batch_size or max_length",
+           "ppo": "ppo: microbatch, or rollouts_per_step"}   # what a stage's memory goes by; of the others, batch_size
+
 def run_stage(run: Run, stage: Stage, progress: PlainProgress) -> None:
     "Make one stage, or keep it if it is finished and valid."
     mark, made = stage_fingerprint(run, stage), run.folder.manifest["stages"]
@@ -559,6 +572,9 @@ def run_stage(run: Run, stage: Stage, progress: PlainProgress) -> None:
     try: rows = stage.make(run, progress.start(stage))
     except CaiError: raise
     except Exception as e:
+        if card_full(e):
+            raise CaiError(f"{run.folder.root}: the card's memory is full, in stage '{stage.name}'; the stages before it are safe",
+                           f"lower {SMALLER.get(stage.name, 'batch_size')} in the recipe, or free the card of other work (nvidia-smi); `cai plan` shows what each moment needs") from e
         if not disk_full(e): raise
         raise CaiError(f"{run.folder.root}: the disk is full, in stage '{stage.name}'; the stages before it are safe",
                        "make room and run the same command again: it continues") from e
@@ -929,3 +945,30 @@ def doctor_command(ctx: typer.Context, debug: bool = DEBUG) -> None:
         typer.echo("\n" + ("Ready for: cai run --recipe pocket" if ready else "Not ready: see the lines marked ✗."))
         typer.echo(f"Largest field recipe that fits this machine: {fits}. See: cai plan {fits}" if fits else "No field recipe fits this machine; see what they need: cai plan t4-1.5b --card T4")
         if not ready: raise typer.Exit(1)
+
+# %% ../nbs/14_pipeline.ipynb #17c1a1m1
+@app.command("claims")
+def claims_command(ctx: typer.Context, only: str = typer.Option(None, "--only", metavar="C5,C7", help="Only these claims.  [default: all 25]"),
+                   seeds: int = typer.Option(5, "--seeds", min=1, metavar="N", help="How many seeds."),
+                   seed: int = typer.Option(0, "--seed", min=0, help="The first of them."),
+                   quick: bool = typer.Option(False, "--quick", help="One seed, fewer prompts and steps, no other model sizes: about a quarter of an hour."),
+                   out: Path = typer.Option(Path("runs/claims"), "--out", metavar="DIR", help="Folder for runs, measurements, claims.json and claims.html."), debug: bool = DEBUG) -> None:
+    """Measure what the paper says it found, and say what holds.
+
+    Twenty-five claims, each with a rule fixed before the run. Everything is measured on the pocket model, whose judge knows the truth. All claims over five seeds take a night on two cores; what is finished is kept, so stop it when you like.
+
+    \b
+    cai claims --only C5,C7 --seeds 1
+    cai claims --quick
+    cai claims
+    """
+    with friendly(debug or ctx.obj):
+        quiet()
+        from cai_repro.claims import run_claims
+        check_disk(out, 500)
+        rows = run_claims(only, 1 if quick else seeds, seed, out/"quick" if quick else out, quick, say=lambda text: typer.echo(clean(text)))
+        typer.echo("")
+        for r in rows:
+            typer.echo(f"{r['id']:4}{r['verdict']:18}{clean(r['statement'])}")
+            for name, e in r["measured"].items(): typer.echo(f"      {e['mean']:7.3f}" + (f" [{e['low']:.3f} {e['high']:.3f}]" if e["low"] is not None else "") + f"  {name}, at least {e['margin']:g}")
+        typer.echo(f"\nwritten: {(out/'quick' if quick else out)/'claims.html'}")
