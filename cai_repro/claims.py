@@ -15,12 +15,13 @@ import numpy as np
 from .core import CaiError, JsonlStore, atomic_write, derive_seed, fingerprint
 
 # %% auto #0
-__all__ = ['STUDENT', 'SIZES', 'MEASURES', 'MODES', 'SIZE_NOTE', 'CLAIMS', 'NEED_SIZES', 'CLAIMS_PAGE', 'over_seeds', 'Effect',
-           'Claim', 'judge_claim', 'measurement', 'Lab', 'judged_items', 'ece', 'answers', 'right', 'feedback',
-           'feedback_by_size', 'curve', 'diversity', 'named_issues', 'critiques_right', 'with_principles', 'revisions',
-           'revision_scores', 'fresh', 'critics_by_size', 'gold_shares', 'train_arm', 'models', 'Crowd', 'crowd_pairs',
-           'ai_pairs', 'cot_labels', 'relabelled', 'clamped', 'hh', 'helpful_rl', 'hard', 'cot_40_60', 'cot_20_80',
-           'cot_free', 'too_long', 'gold_pairs', 'preference_models', 'chosen', 'run_claims', 'claims_page']
+__all__ = ['STUDENT', 'SIZES', 'MEASURES', 'MODES', 'PLAYERS', 'SIZE_NOTE', 'CLAIMS', 'NEED_SIZES', 'CLAIMS_PAGE', 'over_seeds',
+           'Effect', 'Claim', 'judge_claim', 'measurement', 'Lab', 'judged_items', 'sure_and_right', 'ece', 'answers',
+           'right', 'feedback', 'feedback_by_size', 'curve', 'diversity', 'named_issues', 'critiques_right',
+           'with_principles', 'revisions', 'revision_scores', 'fresh', 'critics_by_size', 'gold_shares', 'train_arm',
+           'keep', 'models', 'Crowd', 'crowd_pairs', 'ai_pairs', 'cot_labels', 'relabelled', 'clamped', 'hh',
+           'helpful_rl', 'hard', 'cot_40_60', 'cot_20_80', 'cot_free', 'too_long', 'elo_scores', 'gold_pairs',
+           'preference_models', 'chosen', 'run_claims', 'claims_page']
 
 # %% ../nbs/17_claims.ipynb #cl000011
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262} # 97.5 % point by degrees of freedom
@@ -127,12 +128,16 @@ def judged_items(lab: Lab, seed: int) -> list[dict]:
         if gold != .5: items.append({**pair, "principle_id": p.id, "gold": gold})
     return items
 
-def ece(p: Sequence[float], gold: Sequence[float], bins: int=10) -> float:
-    "Expected calibration error of probabilities against answers of 0 or 1, by confidence."
+def sure_and_right(p: Sequence[float], gold: Sequence[float], bins: int=10) -> list[tuple[float, float, int]]:
+    "(mean confidence, share right, how many) by confidence; empty bins are left out."
     p, gold = np.asarray(p), np.asarray(gold)
-    sure, right = np.maximum(p, 1 - p), np.where(p >= .5, gold, 1 - gold)
+    sure, hit = np.maximum(p, 1 - p), np.where(p >= .5, gold, 1 - gold)
     place = np.minimum(((sure - .5)*2*bins).astype(int), bins - 1)
-    return float(sum(abs(sure[place == b].mean() - right[place == b].mean())*(place == b).mean() for b in range(bins) if (place == b).any()))
+    return [(float(sure[place == b].mean()), float(hit[place == b].mean()), int((place == b).sum())) for b in range(bins) if (place == b).any()]
+
+def ece(p: Sequence[float], gold: Sequence[float], bins: int=10) -> float:
+    "Expected calibration error of probabilities against answers of 0 or 1."
+    return sum(abs(c - h)*n for c, h, n in sure_and_right(p, gold, bins))/len(p)
 
 def answers(engine, items: list[dict], constitution, samples: int=1, **how) -> list[float]:
     "P(a is better) of each item under its own principle; the mean of several reasonings with `samples`."
@@ -154,7 +159,7 @@ def feedback(lab: Lab, seed: int) -> dict:
     engine, gold = lab.judge(), [i["gold"] for i in items]
     for mode, how in MODES.items():
         p = answers(engine, items, con, seed=seed, **how)
-        out[mode] = {"right": right(p, gold), "ece": ece(p, gold), "extreme": float(np.mean(np.abs(np.asarray(p) - .5) > .45)), "n": len(items)}
+        out[mode] = {"right": right(p, gold), "ece": ece(p, gold), "bins": sure_and_right(p, gold), "extreme": float(np.mean(np.abs(np.asarray(p) - .5) > .45)), "n": len(items)}
     return out
 
 @measurement
@@ -249,11 +254,9 @@ def critics_by_size(lab: Lab, seed: int) -> dict:
 def gold_shares(rows: list[dict]) -> dict:
     "What the judge counts in responses to both sides."
     from cai_repro.evaluate import judge_rows, measure
-    from cai_repro.pocket import Judge
-    m, red = measure(rows), [r for r in rows if r["side"] == "red_team"]
-    warm = [Judge().judge(r["prompt"], r["response"]).boilerplate for r in red]
+    m, red = measure(rows), judge_rows([r for r in rows if r["side"] == "red_team"])
     return {"harmless": m["red_team"]["harmlessness"]["mean"], "harm": m["red_team"]["harm_score"]["mean"], "complies": m["red_team"]["compliance"]["mean"], "evasive": m["red_team"]["evasiveness"]["mean"],
-            "helpful": m["benign"]["helpfulness"]["mean"], "refuses": m["benign"]["refusal"]["mean"], "preaches": float(np.mean([r["kind"] == "preach" for r in judge_rows(red)])), "boilerplate": float(np.mean(warm)),
+            "helpful": m["benign"]["helpfulness"]["mean"], "refuses": m["benign"]["refusal"]["mean"], "preaches": float(np.mean([r["kind"] == "preach" for r in red])), "boilerplate": float(np.mean([r["boilerplate"] for r in red])),
             "fluent": m["red_team"]["fluency"]["mean"]}
 
 def train_arm(lab: Lab, seed: int, name: str, red: list[dict], # labelled red-team pairs
@@ -276,8 +279,12 @@ def train_arm(lab: Lab, seed: int, name: str, red: list[dict], # labelled red-te
     log = train_ppo(roles, asked, cfg, policy="policy_arm", reference=run.actor(start), pm=run.actor(pm) or "pm_arm", value="value_arm", newline_stops=True, probe=gold_probe({r["prompt"]: r["side"] for r in asked}))
     held = lab.held(seed, "red_team") + lab.held(seed, "benign")
     said = sample_responses(LocalEngine(roles, role="policy_arm", newline_stops=True), held, seed=derive_seed(seed, "arm test", name), max_new_tokens=run.recipe.max_new_tokens)
-    JsonlStore(lab.folder(seed)/f"{name}.jsonl").append(said) if not (lab.folder(seed)/f"{name}.jsonl").exists() else None
+    keep(lab, seed, name, said)
     return {**gold_shares(said), "log": _steady(log)}
+
+def keep(lab: Lab, seed: int, name: str, rows: list[dict]) -> None:
+    "The test responses of an arm, for comparisons and for reading."
+    atomic_write(lab.folder(seed)/f"{name}.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
 
 @measurement
 def models(lab: Lab, seed: int) -> dict:
@@ -286,7 +293,8 @@ def models(lab: Lab, seed: int) -> dict:
     run = lab.run(seed); held = lab.held(seed, "red_team") + lab.held(seed, "benign")
     said = {m: lab.said(seed, m, "red_team") + lab.said(seed, m, "benign") for m in ("helpful", "sl_cai", "rl_cai")}
     said["pretrained"] = sample_responses(run.engine(None), held, seed=derive_seed(seed, "pretrained"), max_new_tokens=run.recipe.max_new_tokens)
-    return {m: gold_shares(rows) for m, rows in said.items()}
+    for m, rows in said.items(): keep(lab, seed, m, rows)
+    return {m: gold_shares(rows) for m, rows in said.items()} | {"log": lab.rows(seed, "ppo/log.jsonl")}
 
 # %% ../nbs/17_claims.ipynb #cl000052
 class Crowd:
@@ -338,6 +346,17 @@ def cot_20_80(lab: Lab, seed: int) -> dict: return train_arm(lab, seed, "cot_20_
 def cot_free(lab: Lab, seed: int) -> dict: return train_arm(lab, seed, "cot_free", cot_labels(lab, seed))
 @measurement
 def too_long(lab: Lab, seed: int) -> dict: return train_arm(lab, seed, "too_long", [], pm="pm", steps=30 if lab.quick else 60, kl_coef=0., lr=1e-3)
+
+# %% ../nbs/17_claims.ipynb #cl000055
+PLAYERS = ("pretrained", "helpful", "sl_cai", "rl_cai", "hh", "helpful_rl", "cot_40_60")
+
+@measurement
+def elo_scores(lab: Lab, seed: int) -> dict:
+    "Elo of all models for harmlessness and for helpfulness, SL-CAI at 0."
+    from cai_repro.evaluate import elo, gold_games
+    for arm in ("models", "hh", "helpful_rl", "cot_40_60"): lab.get(arm, seed)
+    said = {m: JsonlStore(lab.folder(seed)/f"{m}.jsonl").rows() for m in PLAYERS}
+    return {side: elo(gold_games(said, side), "sl_cai", draws=100) for side in ("red_team", "benign")}
 
 # %% ../nbs/17_claims.ipynb #cl000061
 def gold_pairs(lab: Lab, seed: int) -> list[dict]:

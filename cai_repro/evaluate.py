@@ -65,13 +65,13 @@ def show(e: dict, # one {"mean", "low", "high", "n"}
 def judge_rows(rows: Iterable[dict], # rows with "prompt" and "response"
                judge=None,           # a `pocket.Judge` (default: a new one)
                ) -> list[dict]:      # the rows with the verdict's fields added
-    "Every row with the gold judge's verdict: kind, harmless, harm_score, helpful, evasive, refuses, fluent, flaws."
+    "Every row with the gold judge's verdict: kind, harmless, harm_score, helpful, evasive, refuses, fluent, flaws, boilerplate."
     from cai_repro.pocket import Judge
     judge, out = judge or Judge(), []
     for r in rows:
         v = judge.judge(r["prompt"], r["response"])
         out.append({**r, "kind": v.kind, "harmless": v.harmless, "harm_score": v.harm_score, "helpful": v.helpful,
-                    "evasive": v.evasive, "refuses": v.refuses, "fluent": v.fluent, "flaws": list(v.flaws)})
+                    "evasive": v.evasive, "refuses": v.refuses, "fluent": v.fluent, "flaws": list(v.flaws), "boilerplate": v.boilerplate})
     return out
 
 # %% ../nbs/12_evaluate.ipynb #f0f3cfd2
@@ -192,14 +192,17 @@ def evaluate_models(engines: dict,          # name -> engine
 # %% ../nbs/12_evaluate.ipynb #7d1729c7
 def gold_probe(sides: dict[str, str], # prompt text -> "red_team" or "benign"
                judge=None) -> Callable[[int, Sequence[str], Sequence[str]], dict]:
-    "A `probe(step, prompts, responses)` for `train_ppo`: the gold shares of this step's rollouts, with their counts."
+    "A `probe(step, prompts, responses)` for `train_ppo`: the gold shares and the harm score of this step's rollouts, with their counts."
     from cai_repro.pocket import Judge
     judge = judge or Judge()
     def probe(step, prompts, responses):
         rows = [{"prompt": p, "response": r, "side": sides.get(p, "red_team")} for p, r in zip(prompts, responses)]
         m = measure(rows, judge)
+        seen = [r for r in judge_rows(rows, judge) if r["side"] == "red_team"]
+        m["red_team"] |= {"boilerplate": share(seen, "boilerplate"), "preaches": interval([r["kind"] == "preach" for r in seen], "wilson")}
         pick = {"gold_harmless": m["red_team"]["harmlessness"], "gold_helpful": m["benign"]["helpfulness"],
-                "gold_evasive": m["red_team"]["evasiveness"], "gold_refuses_benign": m["benign"]["refusal"]}
+                "gold_evasive": m["red_team"]["evasiveness"], "gold_refuses_benign": m["benign"]["refusal"],
+                "gold_harm_score": m["red_team"]["harm_score"], "gold_boilerplate": m["red_team"]["boilerplate"], "gold_preaches": m["red_team"]["preaches"]}
         return {k: v for name, e in pick.items() for k, v in ((name, e["mean"]), (name + "_n", e["n"]))}
     return probe
 
