@@ -21,7 +21,7 @@ __all__ = ['STUDENT', 'SIZES', 'MEASURES', 'MODES', 'PLAYERS', 'SIZE_NOTE', 'CLA
            'with_principles', 'revisions', 'revision_scores', 'fresh', 'critics_by_size', 'gold_shares', 'train_arm',
            'keep', 'models', 'Crowd', 'crowd_pairs', 'ai_pairs', 'cot_labels', 'relabelled', 'clamped', 'hh',
            'helpful_rl', 'hard', 'cot_40_60', 'cot_20_80', 'cot_free', 'too_long', 'elo_scores', 'gold_pairs',
-           'preference_models', 'chosen', 'run_claims', 'claims_page']
+           'preference_models', 'chosen', 'run_claims', 'claims_page', 'parameters', 'over_steps', 'figure_rows']
 
 # %% ../nbs/17_claims.ipynb #cl000011
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262} # 97.5 % point by degrees of freedom
@@ -486,8 +486,9 @@ def run_claims(only: str|Sequence[str]|None=None, # "C5,C7"; None: all
                seeds: int=5, first_seed: int=0,   # so many, from this one on
                out: str|Path="runs/claims", quick: bool=False,
                say: Callable[[str], None]=lambda text: None) -> list[dict]: # rows of claims.json
-    "Measure, judge and write; what is finished is kept. With `quick`, claims that need other model sizes are left out and say so."
+    "Measure, judge and write (the paper's figures too, if all claims are asked for); what is finished is kept. With `quick`, claims that need other model sizes are left out and say so."
     if seeds < 1: raise CaiError(f"seeds={seeds}", "one at least")
+    from cai_repro.figures import save_figures
     lab, claims, rows = Lab(out, quick, say), chosen(only), []
     lacking = lambda c: quick and any(u in NEED_SIZES for u in c.uses)
     for seed in range(first_seed, first_seed + seeds):                       # a seed at a time: its roles stay loaded
@@ -497,6 +498,7 @@ def run_claims(only: str|Sequence[str]|None=None, # "C5,C7"; None: all
         rows.append(judge_claim(c, [{u: lab.get(u, s) for u in c.uses} for s in range(first_seed, first_seed + seeds)]))
     atomic_write(Path(out)/"claims.json", json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     atomic_write(Path(out)/"claims.html", claims_page(rows))
+    if only is None: save_figures(figure_rows(lab, range(first_seed, first_seed + seeds)), Path(out)/"figures")
     return rows
 
 # %% ../nbs/17_claims.ipynb #cl000082
@@ -526,3 +528,44 @@ def claims_page(rows: list[dict]) -> str:
     from cai_repro.figures import STYLE
     env = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return env.from_string(CLAIMS_PAGE).render(rows=rows, counts=Counter(r["verdict"] for r in rows) | Counter({"reproduced": 0, "not reproduced": 0}), style=Markup(STYLE))
+
+# %% ../nbs/17_claims.ipynb #cl000091
+def _row(panel: str, series: str, x, values: Sequence[float], **more) -> dict:
+    values = [v for v in values if v is not None]
+    return {"panel": panel, "series": series, "x": x, **(over_seeds(values) if values else {"mean": None, "low": None, "high": None, "n": 0}), **more}
+
+def parameters(folder: Path) -> int:
+    "Numbers in a model's weights file."
+    from safetensors import safe_open
+    with safe_open(folder/"model.safetensors", "pt") as f: return sum(int(np.prod(f.get_slice(k).get_shape())) for k in f.keys())
+
+def over_steps(logs: list[list[dict]], key: str, every: int=4) -> list[tuple[float, list[float]]]:
+    "(middle step, a value a seed): means over `every` steps of a column of PPO logs."
+    n = min(len(log) for log in logs)//every
+    return [(every*i + (every - 1)/2, [float(np.mean([r[key] for r in log[every*i:every*(i + 1)] if r[key] is not None])) for log in logs]) for i in range(n)]
+
+def figure_rows(lab: Lab, seeds: Sequence[int]) -> dict[str, list[dict]]: # figure -> tidy rows
+    "Rows of the figures, from measurements that are there or are made now."
+    got = {name: [lab.get(name, s) for s in seeds] for name in ("models", "hh", "helpful_rl", "cot_40_60", "feedback", "revisions", "revision_scores", "elo_scores", "preference_models", *(() if lab.quick else NEED_SIZES))}
+    logs = {"rl_cai": "models", "cot": "cot_40_60", "hh": "hh", "helpful_rl": "helpful_rl"}
+    logs = {k: [m["log"] for m in got[v]] for k, v in logs.items()}
+    point = lambda series, model: [_row("ours", series, round(float(np.mean([m[model]["helpful"] for m in got["models"]])), 4), [m[model]["harmless"] for m in got["models"]])]
+    out = {"figure_2": point("pretrained", "pretrained") + point("helpful", "helpful") + point("sl_cai", "sl_cai") + [_row("ours", k, round(float(np.mean(x)), 4), y) for k, log in logs.items()
+                       for (_, x), (_, y) in zip(over_steps(log, "gold_helpful"), over_steps(log, "gold_harmless"))],
+           "figure_3": [_row(p, "cot" if m == "cot_40_60" else m, 0, [e[side][m]["mean"] for e in got["elo_scores"]]) for p, side in (("helpfulness", "benign"), ("harmlessness", "red_team")) for m in PLAYERS],
+           "figure_5": [_row("harm", "critique", i, [r["own"]["harm"][i] for r in got["revisions"]]) for i in range(5)] + [_row("pm", label, i, [r[k][i] - r[k][0] for r in got["revision_scores"]]) for k, label in (("help", "helpfulness PM"), ("both", "the run's PM")) for i in range(5)],
+           "figure_6": [_row(what, "critique", n, [r[f"principles_{n}"][what] for r in got["revisions"]]) for what in ("harm", "diversity") for n in (1, 2, 4, 8, 16)],
+           "figure_8": [_row(p, k, x, y) for p in ("harmless", "helpful") for k, log in logs.items() for x, y in over_steps(log, f"gold_{p}", 2)],
+           "figure_9": [_row("ours", s, round(float(np.mean([b[0] for b in bins])), 4), [b[1] for b in bins]) for s, k in (("plain", "plain"), ("reasoning", "cot")) for bins in _same_bins([f[k]["bins"] for f in got["feedback"]])],
+           "figure_10": [_row("ours", k, x, y) for k, log in logs.items() for x, y in over_steps(log, "gold_harm_score", 2)],
+           "figure_12": [_row("ours", s, 0, [f[k]["right"] for f in got["feedback"]]) for s, k in (("plain", "plain"), ("few_shot", "few_shot"), ("reasoning", "cot"), ("reasoning_5", "cot_5"))]}
+    if not lab.quick:
+        size = {s: parameters(lab.base(s)) for s in (*SIZES, "shipped")}
+        out["figure_4"] = [_row("ours", s, n, [f[name][k] for f in got["feedback_by_size"]]) for s, k in (("plain", "plain"), ("reasoning", "cot")) for name, n in size.items()] + [_row("ours", "human PM", size["shipped"], [p["right"]["human"] for p in got["preference_models"]])]
+        out["figure_7"] = [_row("ours", way, n, [c[name][way][-1] for c in got["critics_by_size"]]) for way in ("critique", "direct") for name, n in size.items()]
+    return out
+
+def _same_bins(tables: list[list], bins: int=10) -> list[list]:
+    "The bins of several seeds, put together by place; those that only some seeds have are left out"
+    by = [{min(int((b[0] - .5)*2*bins), bins - 1): b for b in t} for t in tables]
+    return [[t[k] for t in by] for k in range(bins) if all(k in t for t in by)]

@@ -13,10 +13,12 @@ from .core import CaiError, JsonlStore, atomic_write
 
 # %% auto #0
 __all__ = ['MODELS', 'THEMES', 'PAPER', 'GOLD', 'TEXT', 'STYLE', 'PAGE', 'RESULTS', 'FIGURES', 'CHAINS', 'BEFORE_AFTER', 'AGAIN',
-           'TEMPLATES', 'first_share', 'World', 'world_of', 'canvas', 'caption', 'png', 'error_bars', 'fig_frontier',
-           'paper_frontier', 'fig_revisions', 'note', 'band', 'fig_ppo', 'draw_figures', 'tag', 'render', 'cell',
-           'result_table', 'feedback_table', 'figure_parts', 'first_of_each', 'chain_part', 'failed', 'answer_part',
-           'headline', 'read_json', 'report_notes', 'run_facts', 'write_report']
+           'TEMPLATES', 'SERIES', 'PAPER_CURVES', 'PAPER_FIGURES', 'first_share', 'World', 'world_of', 'canvas',
+           'caption', 'png', 'error_bars', 'fig_frontier', 'paper_frontier', 'fig_revisions', 'note', 'band', 'fig_ppo',
+           'draw_figures', 'tag', 'render', 'cell', 'result_table', 'feedback_table', 'figure_parts', 'first_of_each',
+           'chain_part', 'failed', 'answer_part', 'headline', 'read_json', 'report_notes', 'run_facts', 'write_report',
+           'curves', 'theirs', 'by_size', 'legend', 'panel', 'fig_2', 'fig_3', 'fig_4', 'fig_12', 'fig_5', 'fig_6',
+           'fig_7', 'fig_8', 'fig_9', 'fig_10', 'svg', 'save_figures']
 
 # %% ../nbs/13_figures.ipynb #6409a1fa
 MODELS = {"helpful": ("helpful-only", "#D55E00", "s"), # name in metrics.json: (label, colour, marker)
@@ -474,3 +476,168 @@ def write_report(run: str|Path, # a run folder, finished up to its evaluation
                   stages=[{"name": k, **v} for k, v in metrics["stages"].items()], versions=list(info["versions"].items()))
     atomic_write(run/"report.html", page)
     return run/"report.html"
+
+# %% ../nbs/13_figures.ipynb #pf13aa01
+SERIES = {"pretrained": ("pretrained", "#6b7280", "D", "-"), "helpful": ("helpful-only", "#D55E00", "s", "-"), "helpful_rl": ("helpful-only RLHF", "#D55E00", "s", "--"),
+          "hh": ("HH RLHF", "#AA4499", "v", "-"), "sl_cai": ("SL-CAI", "#0072B2", "o", "-"), "rl_cai": ("RL-CAI", "#009E73", "^", "-"), "cot": ("RL-CAI, reasoning", "#009E73", "P", "--"),
+          "plain": ("plain", "#0072B2", "o", "-"), "few_shot": ("worked examples", "#AA4499", "v", "-"), "reasoning": ("with reasoning", "#009E73", "^", "-"), "reasoning_5": ("five reasonings", "#009E73", "P", "--"),
+          "critique": ("critique, then revision", "#0072B2", "o", "-"), "direct": ("direct revision", "#D55E00", "s", "--"), "human PM": ("PM from people's labels", "#D55E00", "s", ":"),
+          "helpfulness PM": ("helpfulness PM", "#D55E00", "s", "-"), "the run's PM": ("the run's PM", "#009E73", "^", "-")}
+PAPER_CURVES = { # read off the paper's figures; sequences in RL in millions
+    "elo": {"helpful_rl": ((.38, 64, -44), (.70, 87, -11), (1.30, 119, -64), (2.48, 146, -47)), "hh": ((.46, 11, 33), (.86, 74, 77), (1.62, 99, 29), (3.10, 103, -4)),
+            "rl_cai": ((.31, 57, 59), (.58, 104, 97), (1.13, 110, 142), (2.21, 109, 121)), "cot": ((.32, 43, 52), (.61, 68, 114), (1.18, 80, 150), (2.29, 85, 190))}, # (sequences, helpfulness, harmlessness), 52B, figures 2 and 8
+    "points": {"pretrained": (-143, -96), "sl_cai": (0, 0)},
+    "pm": {"harmlessness PM": (0., 1.80, 2.15, 2.26, 2.31), "helpfulness PM": (0., -.68, -.87, -.95, -.99), "both": (0., 1.33, 1.56, 1.60, 1.63)}, # 52B, figure 5
+    "harm": {"helpful_rl": (2.55, 3.41, 3.53, 3.58, 3.59), "hh": (2.55, 1.69, .73, .77, .73), "rl_cai": (1.76, 1.21, .92, .79, .65), "cot": (1.76, 1.73, 1.60, 1.24, .79)}} # figure 10
+
+def curves(ax, rows: list[dict], theme: str="light") -> None:
+    "Each series of tidy rows as a line in the order given, with a band where there is an interval."
+    t = THEMES[theme]
+    for s in dict.fromkeys(r["series"] for r in rows):
+        mine = [r for r in rows if r["series"] == s and r["mean"] is not None]
+        label, colour, marker, style = SERIES.get(s, (s, t["ink"], "o", "-"))
+        colour = t["soft"] if s == "pretrained" else colour
+        ax.plot([r["x"] for r in mine], [r["mean"] for r in mine], style, marker=marker, color=colour, markersize=5, linewidth=1.8, label=label)
+        band = [r for r in mine if r["low"] is not None]
+        if len(band) > 1: ax.fill_between([r["x"] for r in band], [r["low"] for r in band], [r["high"] for r in band], color=colour, alpha=.18, linewidth=0)
+        elif band: ax.errorbar(band[0]["x"], band[0]["mean"], yerr=[[band[0]["mean"] - band[0]["low"]], [band[0]["high"] - band[0]["mean"]]], color=colour, capsize=3)
+
+def theirs(ax, lines: dict[str, tuple], theme: str="light") -> None:
+    "The paper's curves {name: (xs, ys)}: dashed, grey, with the marker of their series, named at the end."
+    t, ends = THEMES[theme], []
+    for name, (xs, ys) in lines.items():
+        label, _, marker, _ = SERIES.get(name, (name, None, "o", None))
+        ax.plot(xs, ys, "--", marker=marker, color=t["paper_line"], fillstyle="none", markersize=5, linewidth=1.4)
+        ends.append((ys[-1], xs[-1], label))
+    gap, at = .055*(ax.get_ylim()[1] - ax.get_ylim()[0]), {}
+    for y, x, label in sorted(ends):               # names of lines that end together are spread out
+        at[x] = max(y, at.get(x, y - gap) + gap)
+        ax.annotate(label, (x, at[x]), (5, 0), textcoords="offset points", color=t["ink"], fontsize=8, va="center")
+
+def by_size(ax) -> None:
+    "A logarithmic axis of parameters, named at its powers of ten and at twice and five times these."
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    ax.set_xscale("log"); ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5))); ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v/1e6:g}M" if v >= 1e5 else f"{v:g}"))
+
+def legend(ax, theme: str="light", loc: str="best") -> None:
+    if ax.get_legend_handles_labels()[0]: ax.legend(frameon=False, fontsize=8, labelcolor=THEMES[theme]["ink"], loc=loc)
+
+def panel(rows: list[dict], name: str) -> list[dict]: return [r for r in rows if r["panel"] == name]
+
+# %% ../nbs/13_figures.ipynb #pf13aa03
+def fig_2(rows: list[dict], theme: str="light"):
+    "Harmless against helpful over PPO: shares of rollouts, beside the paper's Elo (figure 2)."
+    fig, (a, b) = canvas(2, theme)
+    curves(a, [{**r, "low": None} for r in rows], theme); legend(a, theme)
+    caption(a, "ours: means of four PPO steps, over seeds", "benign rollouts answered helpfully", "red-team rollouts answered harmlessly", theme)
+    theirs(b, {k: ([x[1] for x in v], [x[2] for x in v]) for k, v in PAPER_CURVES["elo"].items()}, theme)
+    theirs(b, {k: ([x], [y]) for k, (x, y) in PAPER_CURVES["points"].items()}, theme)
+    b.set_xlim(right=215); caption(b, "paper, figure 2, 52B (read off)", "helpfulness (crowd Elo)", "harmlessness (crowd Elo)", theme)
+    return fig
+
+def fig_3(rows: list[dict], theme: str="light"):
+    "Elo of every model for both goods (figure 3), SL-CAI at zero in both panels. Rows: panel helpfulness or harmlessness, one a model."
+    fig, (a, b) = canvas(2, theme); t = THEMES[theme]
+    x, y = ({r["series"]: r for r in panel(rows, p)} for p in ("helpfulness", "harmlessness"))
+    for m in x:
+        label, colour, marker, _ = SERIES[m]
+        error = [[[max(0, e["mean"] - e["low"])], [max(0, e["high"] - e["mean"])]] if e["low"] is not None else None for e in (x[m], y[m])]
+        a.errorbar(x[m]["mean"], y[m]["mean"], xerr=error[0], yerr=error[1], fmt=marker, color=t["soft"] if m == "pretrained" else colour, capsize=3, markersize=7, label=label)
+    legend(a, theme); caption(a, "ours: the judge compares; intervals over seeds", "helpfulness (Elo)", "harmlessness (Elo)", theme)
+    theirs(b, {k: ([v[-1][1]], [v[-1][2]]) for k, v in PAPER_CURVES["elo"].items()} | {k: ([u], [v]) for k, (u, v) in PAPER_CURVES["points"].items()}, theme)
+    b.set_xlim(right=230); caption(b, "paper, figures 2 and 3, 52B, last points (read off)", "helpfulness (crowd Elo)", "harmlessness (crowd Elo)", theme)
+    return fig
+
+# %% ../nbs/13_figures.ipynb #pf13aa05
+def fig_4(rows: list[dict], theme: str="light"):
+    "Accuracy of the feedback model by size of its base (figure 4)."
+    from cai_repro.suites import PAPER as FIGURE_4, SIZES
+    fig, (a, b) = canvas(2, theme)
+    curves(a, rows, theme); legend(a, theme); by_size(a); a.axhline(.5, color=THEMES[theme]["soft"], linewidth=.8, linestyle=":")
+    caption(a, "ours: pairs that differ under the principle", "parameters", "right answers", theme)
+    theirs(b, {k: (SIZES, v) for k, v in FIGURE_4["hhh438"].items()}, theme)
+    by_size(b); b.set_xlim(right=600); caption(b, "paper, figure 4: HHH comparisons (read off)", "billion parameters", "right answers", theme)
+    return fig
+
+def fig_12(rows: list[dict], theme: str="light"):
+    "Accuracy by way of asking: plainly, after worked examples, with reasoning, with five reasonings."
+    fig, (a,) = canvas(1, theme); t = THEMES[theme]
+    for i, r in enumerate(rows):
+        label, colour, _, _ = SERIES[r["series"]]
+        a.bar(i, r["mean"], color=colour, width=.6, yerr=[[r["mean"] - r["low"]], [r["high"] - r["mean"]]] if r["low"] is not None else None, ecolor=t["ink"], capsize=3)
+    a.set_xticks(range(len(rows)), [SERIES[r["series"]][0].replace(" ", "\n", 1) for r in rows], fontsize=8); a.set_ylim(.5, 1.005); a.grid(axis="x", visible=False)
+    caption(a, "ours (the paper's figure 12 asks other questions)", "", "right answers", theme)
+    return fig
+
+# %% ../nbs/13_figures.ipynb #pf13aa07
+def fig_5(rows: list[dict], theme: str="light"):
+    "Scores over revisions: harm points by the judge, two PMs, and the paper's (figure 5)."
+    fig, (a, b, c) = canvas(3, theme, (3.4, 3.3))
+    curves(a, panel(rows, "harm"), theme); a.set_ylim(bottom=0); caption(a, "ours: harm points, lower is better", "revisions", "harm score (0 to 4)", theme)
+    curves(b, panel(rows, "pm"), theme); legend(b, theme); caption(b, "ours: PM score less the first response's", "revisions", "PM score (its own unit)", theme)
+    theirs(c, {k: (range(5), v) for k, v in PAPER_CURVES["pm"].items()}, theme); c.set_xlim(right=7.2)
+    caption(c, "paper, figure 5, 52B (read off)", "revisions", "PM score (arbitrary unit)", theme)
+    for ax in (a, b, c): ax.set_xticks(range(5))
+    return fig
+
+def fig_6(rows: list[dict], theme: str="light"):
+    "Harm after four revisions, and how different the revisions are, by the number of principles (figure 6 and section 3.4)."
+    fig, axes = canvas(2, theme)
+    for ax, p, title, y in zip(axes, ("harm", "diversity"), ("harm after four revisions (paper: no difference)", "different word pairs (paper: expected to grow)"), ("harm score (0 to 4)", "share")):
+        curves(ax, panel(rows, p), theme); ax.set_xscale("log", base=2); ax.set_xticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"]); ax.set_ylim(bottom=0); caption(ax, title, "principles to draw from", y, theme)
+    return fig
+
+def fig_7(rows: list[dict], theme: str="light"):
+    "Harm after four revisions with and without critiques, by size of the critic (figure 7)."
+    fig, (a,) = canvas(1, theme, (4.8, 3.5))
+    curves(a, rows, theme); legend(a, theme); by_size(a); a.set_ylim(bottom=0)
+    caption(a, "bare bases as critics, four revisions", "parameters", "harm score (0 to 4), lower is better", theme)
+    return fig
+
+# %% ../nbs/13_figures.ipynb #pf13aa09
+def fig_8(rows: list[dict], theme: str="light"):
+    "Harmless and helpful rollouts over PPO steps, beside the paper's Elo over sequences (figure 8)."
+    fig, axes = canvas(4, theme, (3.1, 3.2))
+    for ax, p, y in zip(axes, ("harmless", "helpful"), ("red-team, harmless", "benign, helpful")):
+        curves(ax, panel(rows, p), theme); caption(ax, f"ours: {y}", "PPO step", "share of rollouts", theme)
+    legend(axes[0], theme)
+    for ax, k, y in zip(axes[2:], (2, 1), ("harmlessness", "helpfulness")):
+        theirs(ax, {n: ([x[0] for x in v], [x[k] for x in v]) for n, v in PAPER_CURVES["elo"].items()}, theme); ax.set_xlim(right=5.2)
+        caption(ax, f"paper, 52B: {y} (read off)", "sequences, millions", "crowd Elo", theme)
+    return fig
+
+def fig_9(rows: list[dict], theme: str="light"):
+    "How often right, by confidence (figure 9)."
+    fig, (a,) = canvas(1, theme, (4.2, 3.8)); t = THEMES[theme]
+    a.plot([.5, 1], [.5, 1], ":", color=t["soft"]); curves(a, rows, theme); legend(a, theme)
+    caption(a, "ours: calibration of the feedback model", "confidence", "right", theme)
+    return fig
+
+def fig_10(rows: list[dict], theme: str="light"):
+    "Absolute harm over RL (figure 10)."
+    fig, (a, b) = canvas(2, theme)
+    curves(a, rows, theme); legend(a, theme); a.set_ylim(bottom=0); caption(a, "ours: the judge's harm score of red-team rollouts", "PPO step", "harm score (0 to 4)", theme)
+    theirs(b, {k: (range(5), v) for k, v in PAPER_CURVES["harm"].items()}, theme); b.set_xlim(right=6.6); b.set_xticks([])
+    caption(b, "paper, figure 10, 52B (read off)", "RL, beginning to end", "harm score (0 to 4)", theme)
+    return fig
+
+PAPER_FIGURES = {"figure_2": fig_2, "figure_3": fig_3, "figure_4": fig_4, "figure_5": fig_5, "figure_6": fig_6, "figure_7": fig_7, "figure_8": fig_8, "figure_9": fig_9, "figure_10": fig_10, "figure_12": fig_12}
+
+def svg(fig) -> bytes:
+    "A figure as SVG, the same bytes for the same figure."
+    import matplotlib
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "cai_repro", "svg.fonttype": "none"}): fig.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+def save_figures(data: dict[str, list[dict]], # figure -> tidy rows
+                 folder: str|Path) -> list[Path]: # files written
+    "Each figure as JSON (its rows), PNG and SVG in a folder."
+    folder, out = Path(folder), []
+    for name, rows in data.items():
+        if name not in PAPER_FIGURES: raise CaiError(f"no figure is called {name!r}", "there are: " + ", ".join(PAPER_FIGURES))
+        lines = ",\n ".join(json.dumps(r, ensure_ascii=False) for r in rows)
+        for end, content in (("json", f"[{lines}]\n"), ("png", png(PAPER_FIGURES[name](rows))), ("svg", svg(PAPER_FIGURES[name](rows)))):
+            atomic_write(folder/f"{name}.{end}", content); out.append(folder/f"{name}.{end}")
+    return out
