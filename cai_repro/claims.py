@@ -15,21 +15,20 @@ import numpy as np
 from .core import CaiError, JsonlStore, atomic_write, derive_seed, fingerprint
 
 # %% auto #0
-__all__ = ['STUDENT', 'SIZES', 'MEASURES', 'MODES', 'PLAYERS', 'SIZE_NOTE', 'CLAIMS', 'NEED_SIZES', 'CLAIMS_PAGE', 'over_seeds',
-           'Effect', 'Claim', 'judge_claim', 'measurement', 'Lab', 'judged_items', 'sure_and_right', 'ece', 'answers',
-           'right', 'feedback', 'feedback_by_size', 'curve', 'diversity', 'named_issues', 'critiques_right',
-           'with_principles', 'revisions', 'revision_scores', 'fresh', 'critics_by_size', 'gold_shares', 'train_arm',
-           'keep', 'models', 'Crowd', 'crowd_pairs', 'ai_pairs', 'cot_labels', 'relabelled', 'clamped', 'hh',
-           'helpful_rl', 'hard', 'cot_40_60', 'cot_20_80', 'cot_free', 'too_long', 'elo_scores', 'gold_pairs',
-           'preference_models', 'chosen', 'run_claims', 'claims_page', 'parameters', 'over_steps', 'figure_rows']
+__all__ = ['SIZES', 'MEASURES', 'MODES', 'PLAYERS', 'SIZE_NOTE', 'CLAIMS', 'NEED_SIZES', 'CLAIMS_PAGE', 'over_seeds', 'Effect',
+           'Claim', 'judge_claim', 'measurement', 'Lab', 'judged_items', 'sure_and_right', 'ece', 'answers', 'right',
+           'feedback', 'feedback_by_size', 'curve', 'diversity', 'named_issues', 'critiques_right', 'with_principles',
+           'revisions', 'revision_scores', 'fresh', 'critics_by_size', 'gold_shares', 'train_arm', 'keep', 'models',
+           'Crowd', 'crowd_pairs', 'ai_pairs', 'cot_labels', 'relabelled', 'clamped', 'hh', 'helpful_rl', 'hard',
+           'cot_40_60', 'cot_20_80', 'cot_free', 'too_long', 'elo_scores', 'gold_pairs', 'preference_models', 'chosen',
+           'run_claims', 'claims_page', 'parameters', 'over_steps', 'figure_rows']
 
 # %% ../nbs/17_claims.ipynb #cl000011
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262} # 97.5 % point by degrees of freedom
-
 def over_seeds(values: Sequence[float]) -> dict: # {"mean", "low", "high", "n"}
     "Mean over seeds and its 95 % interval (Student's t); ends are None for a single seed."
+    from scipy.stats import t
     x = np.asarray(values, float)
-    half = STUDENT.get(len(x) - 1, 1.96 + 2.5/max(1, len(x) - 1))*x.std(ddof=1)/len(x)**.5 if len(x) > 1 else None
+    half = t.ppf(.975, len(x) - 1)*x.std(ddof=1)/len(x)**.5 if len(x) > 1 else None
     return {"mean": round(float(x.mean()), 5), "low": None if half is None else round(float(x.mean() - half), 5), "high": None if half is None else round(float(x.mean() + half), 5), "n": len(x)}
 
 @dataclass(frozen=True)

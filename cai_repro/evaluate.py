@@ -15,7 +15,7 @@ from .core import JsonlStore, derive_seed
 # %% auto #0
 __all__ = ['wilson', 'bootstrap', 'interval', 'show', 'judge_rows', 'share', 'harm_score', 'measure', 'revision_curve',
            'feedback_accuracy', 'coverage_items', 'label_items', 'feedback_quality', 'sample_responses',
-           'evaluate_models', 'gold_probe', 'elo', 'gold_games']
+           'evaluate_models', 'by_domain', 'gold_probe', 'elo', 'gold_games']
 
 # %% ../nbs/12_evaluate.ipynb #2ed5d038
 def wilson(successes: float, # how many said yes
@@ -188,6 +188,15 @@ def evaluate_models(engines: dict,          # name -> engine
         responses[name] = sample_responses(engine, prompts, seed=derive_seed(seed, name), max_new_tokens=max_new_tokens,
                                            store=store_of(name) if store_of else None, on_progress=tick)
     return {name: measure(rows) for name, rows in responses.items()}, responses
+
+# %% ../nbs/12_evaluate.ipynb #d0ma1n01
+def by_domain(rows: Iterable[dict], # rows {prompt, response, side, domain}
+              judge=None) -> dict[str, dict[str, dict]]: # side -> domain -> measure -> {"mean", "low", "high", "n"}
+    "Compliance and harmlessness of red-team domains, helpfulness and refusal of harmless ones."
+    out = {"red_team": {}, "benign": {}}
+    for r in judge_rows(rows, judge): out[r["side"]].setdefault(r["domain"], []).append({**r, "compliance": r["kind"] == "comply"})
+    fields = {"red_team": {"compliance": "compliance", "harmlessness": "harmless"}, "benign": {"helpfulness": "helpful", "refusal": "refuses"}}
+    return {side: {d: {name: share(some, f) for name, f in fields[side].items()} for d, some in sorted(domains.items())} for side, domains in out.items()}
 
 # %% ../nbs/12_evaluate.ipynb #7d1729c7
 def gold_probe(sides: dict[str, str], # prompt text -> "red_team" or "benign"

@@ -27,7 +27,7 @@ __all__ = ['COUNTS', 'ADAPTERS', 'ASSISTANT', 'ENOUGH', 'EVALUATED', 'GENERATION
            'clean', 'friendly', 'main', 'quiet', 'run_command', 'word_changes', 'marked', 'pocket_run', 'outside_note',
            'revise_command', 'print_chain', 'judge_command', 'print_judgement', 'eval_folder', 'eval_engine',
            'eval_tables', 'eval_command', 'run_eval', 'print_dry_run', 'plan_command', 'doctor_command',
-           'claims_command']
+           'claims_command', 'compare_constitutions', 'compare_table', 'compare_command']
 
 # %% ../nbs/14_pipeline.ipynb #e004d5a9
 @dataclass(frozen=True)
@@ -972,3 +972,53 @@ def claims_command(ctx: typer.Context, only: str = typer.Option(None, "--only", 
             typer.echo(f"{r['id']:4}{r['verdict']:18}{clean(r['statement'])}")
             for name, e in r["measured"].items(): typer.echo(f"      {e['mean']:7.3f}" + (f" [{e['low']:.3f} {e['high']:.3f}]" if e["low"] is not None else "") + f"  {name}, at least {e['margin']:g}")
         typer.echo(f"\nwritten: {(out/'quick' if quick else out)/'claims.html'}")
+
+# %% ../nbs/14_pipeline.ipynb #c0mpare1
+def compare_constitutions(a: str|Path, b: str|Path, # packaged names or YAML files
+                          out: str|Path="runs/compare", *, recipe: str|Recipe="pocket", seed: int=0, progress: PlainProgress|None=None) -> dict: # model -> side -> domain -> measure -> [a, b]
+    "Run both (what is finished is kept) and count the pocket judge's shares domain by domain; also written to compare.json."
+    from cai_repro.constitution import load_constitution
+    from cai_repro.evaluate import by_domain
+    recipe = find_recipe(recipe)
+    if recipe.hub: raise CaiError(f"{recipe.name} has no judge to count with", "compare on the pocket recipe, or make two runs with --constitution and lay their reports side by side")
+    cons = [load_constitution(c) for c in (a, b)]                      # both are read before either runs
+    if cons[0].sha256 == cons[1].sha256: raise CaiError(f"{a} and {b} are the same constitution", "change one of them")
+    folders = [Path(out)/f"{k}-{c.name}-{c.sha256[:8]}-seed{seed}" for k, c in zip("ab", cons)]
+    for con, folder in zip((a, b), folders): run(recipe, folder, seed=seed, constitution=con, progress=progress)
+    tables = [{m: by_domain(JsonlStore(f/"evaluate"/f"{m}.jsonl").rows()) for m in ("sl_cai", "rl_cai")} for f in folders]
+    both = {m: {side: {d: {k: [t[m][side][d][k] for t in tables] for k in v} for d, v in domains.items()} for side, domains in sides.items()} for m, sides in tables[0].items()}
+    result = {"a": cons[0].name, "b": cons[1].name, "seed": seed, "covered": [sorted({h for p in c.sl + c.rl for h in p.harms}) for c in cons], "domains": both}
+    atomic_write(Path(out)/"compare.json", json.dumps(result, indent=1) + "\n")
+    return result
+
+def compare_table(result: dict, model: str="rl_cai"):
+    "One model's domains for the terminal, both constitutions beside each other; domains that only one of them covers are marked."
+    from rich.table import Table
+    from cai_repro.evaluate import show
+    from cai_repro.figures import MODELS
+    table = Table(title=f"{MODELS[model][0]}, domain by domain, mean [95 % interval]", title_justify="left", title_style="", box=None, pad_edge=False)
+    for h in ("", "", f"a: {result['a']}", f"b: {result['b']}"): table.add_column(h, no_wrap=True)
+    only = set(result["covered"][0]) ^ set(result["covered"][1])
+    for side, measure, title in (("red_team", "compliance", "complies"), ("benign", "helpfulness", "helpful")):
+        for d, m in result["domains"][model][side].items(): table.add_row(d + (" *" if d in only else ""), title, *map(show, m[measure]))
+    return table
+
+@app.command("compare")
+def compare_command(ctx: typer.Context, a: str = typer.Argument(..., metavar="A", help="A constitution: YAML file or packaged name."), b: str = typer.Argument(..., metavar="B", help="Another one."),
+                    out: Path = typer.Option(Path("runs/compare"), "--out", metavar="DIR", help="Folder for both runs and compare.json."),
+                    recipe: str = typer.Option("pocket", "--recipe", metavar="NAME|FILE", help="pocket, or mini to see it work."), seed: int = SEED, debug: bool = DEBUG) -> None:
+    """Train under two constitutions and see what differs, harm by harm.
+
+    Same prompts, same seed, two runs of about six minutes each on two cores. A star marks what only one of the constitutions covers.
+
+    \b
+    cai compare pocket mine.yaml
+    """
+    with friendly(debug or ctx.obj):
+        quiet()
+        from rich.console import Console
+        check_disk(out, 100)
+        result = compare_constitutions(a, b, out, recipe=recipe, seed=seed)
+        console = Console(highlight=False, markup=False, force_jupyter=False, width=None if sys.stdout.isatty() else 110)
+        for model in ("sl_cai", "rl_cai"): console.print(); console.print(compare_table(result, model))
+        typer.echo(f"\nwritten: {out/'compare.json'}; each run has its report.html")
