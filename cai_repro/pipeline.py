@@ -27,7 +27,7 @@ __all__ = ['COUNTS', 'ADAPTERS', 'ASSISTANT', 'ENOUGH', 'EVALUATED', 'GENERATION
            'clean', 'friendly', 'main', 'quiet', 'run_command', 'word_changes', 'marked', 'pocket_run', 'outside_note',
            'revise_command', 'print_chain', 'judge_command', 'print_judgement', 'eval_folder', 'eval_engine',
            'eval_tables', 'eval_command', 'run_eval', 'print_dry_run', 'plan_command', 'doctor_command',
-           'claims_command', 'compare_constitutions', 'compare_table', 'compare_command']
+           'claims_command', 'without', 'compare_constitutions', 'compare_table', 'compare_command']
 
 # %% ../nbs/14_pipeline.ipynb #e004d5a9
 @dataclass(frozen=True)
@@ -974,6 +974,19 @@ def claims_command(ctx: typer.Context, only: str = typer.Option(None, "--only", 
         typer.echo(f"\nwritten: {(out/'quick' if quick else out)/'claims.html'}")
 
 # %% ../nbs/14_pipeline.ipynb #c0mpare1
+def without(constitution: str|Path, harm: str, to: str|Path) -> Path:
+    "A copy of a constitution's file, less every principle that covers `harm`. `CaiError` if none does, or if none would be left."
+    import yaml
+    from cai_repro.constitution import load_constitution
+    con = load_constitution(constitution)
+    if harm not in (known := sorted({h for p in con.sl + con.rl for h in p.harms})): raise CaiError(f"{con.name}: no principle covers {harm!r}", "they cover: " + ", ".join(known))
+    data = yaml.safe_load(locate(con.source).read_text(encoding="utf-8"))
+    for phase in ("sl", "rl"): data[phase] = [p for p in data[phase] if harm not in p["harms"]]
+    if not data["sl"] or not data["rl"]: raise CaiError(f"{con.name}: without {harm!r} no principle is left", "choose another harm")
+    atomic_write(Path(to), yaml.safe_dump(data | {"name": f"{con.name}-without-{harm}"}, sort_keys=False, allow_unicode=True))
+    load_constitution(to)
+    return Path(to)
+
 def compare_constitutions(a: str|Path, b: str|Path, # packaged names or YAML files
                           out: str|Path="runs/compare", *, recipe: str|Recipe="pocket", seed: int=0, progress: PlainProgress|None=None) -> dict: # model -> side -> domain -> measure -> [a, b]
     "Run both (what is finished is kept) and count the pocket judge's shares domain by domain; also written to compare.json."
@@ -1004,7 +1017,8 @@ def compare_table(result: dict, model: str="rl_cai"):
     return table
 
 @app.command("compare")
-def compare_command(ctx: typer.Context, a: str = typer.Argument(..., metavar="A", help="A constitution: YAML file or packaged name."), b: str = typer.Argument(..., metavar="B", help="Another one."),
+def compare_command(ctx: typer.Context, a: str = typer.Argument(..., metavar="A", help="A constitution: YAML file or packaged name."), b: str = typer.Argument(None, metavar="[B]", help="Another one; or leave it out and say --without."),
+                    less: str = typer.Option(None, "--without", metavar="HARM", help="Compare A with a copy of it that has no principle about this harm."),
                     out: Path = typer.Option(Path("runs/compare"), "--out", metavar="DIR", help="Folder for both runs and compare.json."),
                     recipe: str = typer.Option("pocket", "--recipe", metavar="NAME|FILE", help="pocket, or mini to see it work."), seed: int = SEED, debug: bool = DEBUG) -> None:
     """Train under two constitutions and see what differs, harm by harm.
@@ -1013,11 +1027,14 @@ def compare_command(ctx: typer.Context, a: str = typer.Argument(..., metavar="A"
 
     \b
     cai compare pocket mine.yaml
+    cai compare pocket --without privacy
     """
     with friendly(debug or ctx.obj):
         quiet()
         from rich.console import Console
+        if (b is None) == (less is None): raise CaiError("compare with what?", "give a second constitution, or --without HARM")
         check_disk(out, 100)
+        b = b or without(a, less, out/f"without-{less}.yaml")
         result = compare_constitutions(a, b, out, recipe=recipe, seed=seed)
         console = Console(highlight=False, markup=False, force_jupyter=False, width=None if sys.stdout.isatty() else 110)
         for model in ("sl_cai", "rl_cai"): console.print(); console.print(compare_table(result, model))
