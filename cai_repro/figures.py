@@ -12,13 +12,14 @@ from pathlib import Path
 from .core import CaiError, JsonlStore, atomic_write
 
 # %% auto #0
-__all__ = ['MODELS', 'THEMES', 'PAPER', 'GOLD', 'TEXT', 'STYLE', 'PAGE', 'RESULTS', 'FIGURES', 'CHAINS', 'BEFORE_AFTER', 'AGAIN',
-           'TEMPLATES', 'SERIES', 'PAPER_CURVES', 'PAPER_FIGURES', 'first_share', 'World', 'world_of', 'canvas',
-           'caption', 'png', 'error_bars', 'fig_frontier', 'paper_frontier', 'fig_revisions', 'note', 'band', 'fig_ppo',
-           'draw_figures', 'tag', 'render', 'cell', 'result_table', 'feedback_table', 'figure_parts', 'first_of_each',
-           'chain_part', 'failed', 'answer_part', 'headline', 'read_json', 'report_notes', 'run_facts', 'write_report',
-           'curves', 'theirs', 'by_size', 'legend', 'panel', 'fig_2', 'fig_3', 'fig_4', 'fig_12', 'fig_5', 'fig_6',
-           'fig_7', 'fig_8', 'fig_9', 'fig_10', 'svg', 'save_figures']
+__all__ = ['MODELS', 'THEMES', 'PAPER', 'GOLD', 'TEXT', 'STYLE', 'PAGE', 'RESULTS', 'FIGURES', 'FILTER', 'CHAINS', 'PAIRS',
+           'BEFORE_AFTER', 'AGAIN', 'TEMPLATES', 'SERIES', 'PAPER_CURVES', 'PAPER_FIGURES', 'first_share', 'World',
+           'world_of', 'canvas', 'caption', 'png', 'error_bars', 'fig_frontier', 'paper_frontier', 'fig_revisions',
+           'note', 'band', 'fig_ppo', 'draw_figures', 'tag', 'render', 'cell', 'result_table', 'feedback_table',
+           'numbers_of', 'figure_parts', 'first_of_each', 'chain_part', 'failed', 'pair_part', 'answer_part',
+           'headline', 'read_json', 'report_notes', 'run_facts', 'write_report', 'curves', 'theirs', 'by_size',
+           'legend', 'panel', 'fig_2', 'fig_3', 'fig_4', 'fig_12', 'fig_5', 'fig_6', 'fig_7', 'fig_8', 'fig_9',
+           'fig_10', 'svg', 'save_figures']
 
 # %% ../nbs/13_figures.ipynb #6409a1fa
 MODELS = {"helpful": ("helpful-only", "#D55E00", "s"), # name in metrics.json: (label, colour, marker)
@@ -253,20 +254,25 @@ ins { color: var(--add); background: rgba(0,114,178,.25); border-radius: 3px }
 del { color: var(--del); background: rgba(213,94,0,.25); border-radius: 3px }
 .three { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: .2rem 1.2rem }
 .note { border-left: 4px solid var(--del); padding: .3rem .8rem; background: var(--card) }
-@media print { details { break-inside: avoid } }
+.filter { display: flex; flex-wrap: wrap; gap: .2rem .9rem } .filter label { cursor: pointer; white-space: nowrap }
+pre.command { user-select: all; white-space: pre-wrap }
+.numbers table { font-size: .85rem }
+@media print { .filter { display: none } details { break-inside: avoid } }
 """
 
 # %% ../nbs/13_figures.ipynb #0df99ec4
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>Constitutional AI, run {{ run.name }}</title><style>{{ style }}</style></head><body>
+<title>Constitutional AI, run {{ run.name }}</title><style>{{ style }}
+{% for d in domains %}body:has(#f{{ loop.index0 }}:checked) .dom:not(.d{{ loop.index0 }}) { display: none }
+{% endfor %}</style></head><body>
 <header><p class="soft">cai_repro {{ run.version }}</p><h1>Constitutional AI, all stages</h1>
 <p>Recipe <b>{{ run.recipe }}</b>, seed {{ run.seed }}, constitution <b>{{ run.constitution }}</b>
 {%- if run.quantize %}, base in {{ run.quantize }}{% endif %}. {{ run.headline }}</p>
-<nav><a href="#results">Results</a><a href="#figures">Figures</a><a href="#chains">Critique and revision</a>
-<a href="#models">Before and after</a><a href="#failures">Failures</a><a href="#again">Run it again</a></nav></header>
-{% include "results" %}{% include "figures" %}{% include "chains" %}{% include "models" %}{% include "again" %}
+<nav><a href="#results">Results</a><a href="#figures">Figures</a><a href="#filter">Transcripts</a>
+<a href="#chains">Critique and revision</a><a href="#pairs">Comparisons</a><a href="#models">Before and after</a><a href="#failures">Failures</a><a href="#again">Run it again</a></nav></header>
+{% include "results" %}{% include "figures" %}{% include "filter" %}{% include "chains" %}{% include "pairs" %}{% include "models" %}{% include "again" %}
 </body></html>
 """
 
@@ -286,14 +292,21 @@ responses. ↑ more is better, ↓ less is better.</p>
 FIGURES = """<section id="figures"><h2>Figures</h2>
 {% for f in figures %}<figure><div class="scroll"><picture>
 <source srcset="data:image/png;base64,{{ f.dark }}" media="(prefers-color-scheme: dark)">
-<img alt="{{ f.alt }}" src="data:image/png;base64,{{ f.light }}"></picture></div><figcaption>{{ f.caption }}</figcaption></figure>
+<img alt="{{ f.alt }}" src="data:image/png;base64,{{ f.light }}"></picture></div><figcaption>{{ f.caption }}</figcaption>
+{% if f.numbers.rows %}<details class="numbers"><summary>The numbers</summary><div class="scroll"><table><thead><tr>{% for h in f.numbers.head %}<th>{{ h }}</th>{% endfor %}</tr></thead><tbody>
+{% for r in f.numbers.rows %}<tr>{% for x in r %}<td>{{ x }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div></details>{% endif %}</figure>
 {% endfor %}</section>
 """
 
 # %% ../nbs/13_figures.ipynb #50bfd3c4
+FILTER = """<section id="filter"><h2>Transcripts</h2><p class="soft">By stage below. Show only one domain:</p>
+<div class="filter"><label><input type="radio" name="domain" id="f-all" checked> all</label>
+{% for d in domains %}<label><input type="radio" name="domain" id="f{{ loop.index0 }}"> {{ d }}</label>
+{% endfor %}</div></section>
+"""
 CHAINS = """<section id="chains"><h2>Critique and revision</h2>
 <p class="soft">{{ chains.rule }} <ins>Added</ins> and <del>removed</del> words are marked against the response before.</p>
-{% for c in chains.rows %}<details{% if loop.first %} open{% endif %}>
+{% for c in chains.rows %}<details class="dom d{{ place.get(c.domain, "-") }}"{% if loop.first %} open{% endif %}>
 <summary>{{ c.prompt }}{% if c.domain %}<span class="tag">{{ c.domain }}</span>{% endif %}</summary>
 <div class="who">response{{ verdict(c.verdicts[0]) }}</div><div class="say">{{ c.response }}</div>
 {% for s in c.steps %}
@@ -303,18 +316,27 @@ CHAINS = """<section id="chains"><h2>Critique and revision</h2>
 {{- verdict(c.verdicts[loop.index]) }}{% if s.same %}<span class="tag">unchanged</span>{% endif %}</div>
 <div class="say">{{ s.marked }}</div>{% endfor %}</details>{% endfor %}</section>
 """
+PAIRS = """<section id="pairs"><h2>Comparisons</h2>
+<p class="soft">{{ pairs.rule }} The bar is the probability that A is preferred, as the preference model learned it.</p>
+{% for p in pairs.rows %}<details class="dom d{{ place.get(p.domain, "-") }}"><summary>{{ p.prompt }}{% if p.domain %}<span class="tag">{{ p.domain }}</span>{% endif %}
+<span class="tag">P(A) {{ p.p_a }}</span></summary>
+{% for q in p.principles %}<div class="who">principle {{ q.id }}</div>{% if q.text %}<small>{{ q.text }}</small>{% endif %}{% endfor %}
+<meter min="0" max="1" value="{{ p.p_a }}">{{ p.p_a }}</meter>{% if p.orders %} <small>A shown first {{ p.orders[0] }}, B shown first {{ p.orders[1] }}</small>{% endif %}
+<div class="three"><div><div class="who">A{{ verdict(p.a_verdict) }}</div><div class="say">{{ p.a }}</div></div>
+<div><div class="who">B{{ verdict(p.b_verdict) }}</div><div class="say">{{ p.b }}</div></div></div></details>{% endfor %}</section>
+"""
 BEFORE_AFTER = """<section id="models"><h2>Before and after</h2><p class="soft">{{ answers.rule }}</p>
-{% macro card(a, open) %}<details{% if open %} open{% endif %}><summary>{{ a.prompt }}<span class="tag">{{ a.side }}</span></summary>
+{% macro card(a, open) %}<details class="dom d{{ place.get(a.domain, "-") }}"{% if open %} open{% endif %}><summary>{{ a.prompt }}<span class="tag">{{ a.side }}</span></summary>
 <div class="three">{% for r in a.responses %}<div><div class="who">{{ r.model }}{{ verdict(r.verdict) }}</div>
 <div class="say">{{ r.text or "(empty)" }}</div></div>{% endfor %}</div></details>{% endmacro %}
-{% for a in answers.rows %}{{ card(a, true) }}{% endfor %}
+{% for a in answers.rows %}{{ card(a, loop.index <= 2) }}{% endfor %}
 <h2 id="failures">Where RL-CAI still fails</h2>
 {% if not answers.failures %}<p>In this evaluation, nowhere that the measure can see ({{ world.failures }}).</p>
 {% else %}<p class="soft">{{ answers.failure_count }}</p>{% for a in answers.failures %}{{ card(a, false) }}{% endfor %}{% endif %}</section>
 """
 
 # %% ../nbs/13_figures.ipynb #876af844
-AGAIN = """<section id="again"><h2>Run it again</h2><pre>{{ run.command }}</pre>
+AGAIN = """<section id="again"><h2>Run it again</h2><p class="soft">A click selects it.</p><pre class="command">{{ run.command }}</pre>
 <details><summary>Stages</summary><table><thead><tr><th>stage</th><th>rows</th><th>seconds</th></tr></thead><tbody>
 {% for s in stages %}<tr><td>{{ s.name }}</td><td>{{ s.rows }}</td><td>{{ s.seconds }}</td></tr>{% endfor %}</tbody></table></details>
 <details><summary>Settings</summary><pre>{{ run.settings }}</pre></details>
@@ -322,7 +344,7 @@ AGAIN = """<section id="again"><h2>Run it again</h2><pre>{{ run.command }}</pre>
 {% for k, v in versions %}<tr><td>{{ k }}</td><td>{{ v }}</td></tr>{% endfor %}</tbody></table></details>
 <p class="soft">After Bai et al. 2022, Constitutional AI: Harmlessness from AI Feedback, arXiv 2212.08073. {{ world.origin }}</p></section>
 """
-TEMPLATES = {"page": PAGE, "results": RESULTS, "figures": FIGURES, "chains": CHAINS, "models": BEFORE_AFTER, "again": AGAIN}
+TEMPLATES = {"page": PAGE, "results": RESULTS, "figures": FIGURES, "filter": FILTER, "chains": CHAINS, "pairs": PAIRS, "models": BEFORE_AFTER, "again": AGAIN}
 
 # %% ../nbs/13_figures.ipynb #e6af2a1f
 def tag(v: dict|None):
@@ -369,35 +391,46 @@ def feedback_table(metrics: dict) -> list[dict]:
     rows += [("preference model: a helpful answer beats a refusal ↑", p["benign"])] if "benign" in p else []
     return [{"label": label, "cell": cell(e)} for label, e in rows]
 
-def figure_parts(pictures: dict, world: World=GOLD) -> list[dict]:
-    "The figures as base64, each with its caption and a text for those who cannot see it."
+def numbers_of(metrics: dict, log: list[dict]) -> dict[str, dict]:
+    "The numbers behind each figure, for a table below it: figure -> {head, rows}."
+    show = lambda x: "–" if x is None else f"{x:.3f}" if isinstance(x, float) else str(x)
+    w, ends = world_of(metrics), ("mean", "low", "high", "n")
+    models = [(MODELS[m][0], *(show(v[of[0]][of[1]].get(k)) for of in (w.x, w.y) for k in ends)) for m, v in metrics["models"].items() if m in MODELS]
+    keys = [k for k in log[0] if k != "step" and not k.endswith("_n")] if log else []
+    return {"frontier": {"head": ["model", *(f"{of[1]}, {k}" for of in (w.x, w.y) for k in ends)], "rows": models},
+            "revisions": {"head": ["revisions", *ends], "rows": [(i, *(show(e[k]) for k in ends)) for i, e in enumerate(metrics["revisions"])]},
+            "ppo": {"head": ["step", *keys], "rows": [(r.get("step", i), *(show(r.get(k)) for k in keys)) for i, r in enumerate(log)]}}
+
+def figure_parts(pictures: dict, world: World=GOLD, numbers: dict|None=None) -> list[dict]:
+    "The figures as base64, each with its caption, a text for those who cannot see it, and its numbers."
     b64 = lambda b: base64.b64encode(b).decode()
-    return [{"light": b64(p["light"]), "dark": b64(p["dark"]), "alt": world.words[name][0], "caption": world.words[name][1]} for name, p in pictures.items()]
+    return [{"light": b64(p["light"]), "dark": b64(p["dark"]), "alt": world.words[name][0], "caption": world.words[name][1],
+             "numbers": (numbers or {}).get(name, {"head": [], "rows": []})} for name, p in pictures.items()]
 
 # %% ../nbs/13_figures.ipynb #b4bd7258
-def first_of_each(rows: list[dict], key: str, n: int) -> list[dict]:
-    "The first row of each value of `key`, in order, at most `n`; rows without that key count as one value each."
-    seen, out = set(), []
+def first_of_each(rows: list[dict], key: str, n: int, each: int=1) -> list[dict]:
+    "The first `each` rows of each value of `key`, in order, at most `n`; rows without that key count as one value each."
+    seen, out = {}, []
     for i, r in enumerate(rows):
         k = r.get(key) or f"row {i}"
-        if k not in seen and len(out) < n: seen.add(k); out.append(r)
+        if seen.get(k, 0) < each and len(out) < n: seen[k] = seen.get(k, 0) + 1; out.append(r)
     return out
 
 def chain_part(rows: list[dict], # {"prompt", "response", "domain", "steps": [{"principle_id", "critique", "revision"}]}
-               constitution=None, n: int=8, judge: Callable|None=None) -> dict:
+               constitution=None, n: int=24, judge: Callable|None=None) -> dict:
     "Transcripts of whole chains, with verdicts (of `judge`, by default the gold judge: rows -> verdicts) and marked changes."
     from markupsafe import Markup
     from cai_repro.critique import mark_changes
     from cai_repro.evaluate import judge_rows
     ask = {p.id: p.critique_request for p in constitution.sl} if constitution else {}
     shown = []
-    for r in first_of_each(rows, "domain", n):
+    for r in first_of_each(rows, "domain", n, 3):
         texts = [r["response"], *(s["revision"] for s in r["steps"])]
         steps = [{"principle": s["principle_id"], "request": ask.get(s["principle_id"]), "critique": s["critique"],
                   "same": new == old, "marked": Markup(mark_changes(old, new))} for s, old, new in zip(r["steps"], texts, texts[1:])]
         verdicts = (judge or judge_rows)([{"prompt": r["prompt"], "response": t} for t in texts])
         shown.append({"prompt": r["prompt"], "domain": r.get("domain"), "response": r["response"], "steps": steps, "verdicts": verdicts})
-    return {"rows": shown, "rule": f"Not picked: the first of each domain in the order of the seed, {len(shown)} of {len(rows)} held-out chains."}
+    return {"rows": shown, "rule": f"Not picked: the first three of each domain in the order of the seed, {len(shown)} of {len(rows)} held-out chains."}
 
 # %% ../nbs/13_figures.ipynb #e7517bc1
 def failed(r: dict) -> bool:
@@ -406,15 +439,28 @@ def failed(r: dict) -> bool:
     if r["kind"] is None: return True
     return (not r["harmless"] or r["evasive"]) if r["side"] == "red_team" else not r["helpful"]
 
+def pair_part(rows: list[dict], # of `feedback.label_pairs`
+              constitution=None, n: int=24, judge: Callable|None=None) -> dict:
+    "Comparisons as the feedback model saw them: both responses, the principles, the probability by order and the target."
+    from cai_repro.evaluate import judge_rows
+    from cai_repro.feedback import p_by_reading
+    ask, rows, shown = {p.id: p.choice for p in constitution.rl} if constitution else {}, [r for r in rows if r["p_a"] is not None], []
+    for r in first_of_each(rows, "domain", n, 2):
+        a, b = (judge or judge_rows)([{"prompt": r["prompt"], "response": r[k]} for k in "ab"])
+        p = p_by_reading(r).mean(0)
+        shown.append({"prompt": r["prompt"], "domain": r.get("domain"), "a": r["a"], "b": r["b"], "p_a": f"{r['p_a']:.3f}", "orders": [f"{x:.3f}" for x in p] if len(p) == 2 else None,
+                      "principles": [{"id": i, "text": ask.get(i)} for i in r["principle_ids"]], "a_verdict": a, "b_verdict": b})
+    return {"rows": shown, "rule": f"Not picked: the first two of each domain, {len(shown)} of {len(rows)} labelled pairs."}
+
 def answer_part(responses: dict[str, list[dict]], # model -> judged rows, the same prompts in the same order
-                n: int=4, failures: int=6, world: World=GOLD) -> dict:
+                n: int=16, failures: int=12, world: World=GOLD) -> dict:
     "The same prompt answered by each model: `n` cases a side, and the first failures of RL-CAI."
     cases = [{"prompt": rs[0]["prompt"], "domain": rs[0].get("domain"), "side": rs[0]["side"].replace("_", "-"), "bad": failed(rs[-1]),
               "responses": [{"model": MODELS[m][0], "text": r["response"], "verdict": r} for m, r in zip(responses, rs)]}
              for rs in zip(*responses.values())]
-    shown = [c for side in ("red-team", "benign", "over-refusal") for c in first_of_each([c for c in cases if c["side"] == side], "domain", n)]
+    shown = [c for side in ("red-team", "benign", "over-refusal") for c in first_of_each([c for c in cases if c["side"] == side], "domain", n, 2)]
     bad = [c for c in cases if c["bad"]] if "rl_cai" in responses else []
-    return {"rows": shown, "failures": bad[:failures], "rule": "Held-out prompts, the first of each domain in the order of the seed, answered by every model.",
+    return {"rows": shown, "failures": bad[:failures], "rule": "Held-out prompts, the first two of each domain in the order of the seed, answered by every model.",
             "failure_count": f"{len(bad)} of {len(cases)} responses failed: {world.failures}. "
                              f"Shown: {min(failures, len(bad))}, in the order of the seed."}
 
@@ -461,7 +507,7 @@ def write_report(run: str|Path, # a run folder, finished up to its evaluation
     from cai_repro.evaluate import judge_rows
     run = Path(run); metrics, info = read_json(run/"metrics.json"), read_json(run/"run.json")
     read = lambda *p: JsonlStore(run.joinpath(*p)).rows()
-    pictures = draw_figures(metrics, read("ppo", "log.jsonl"))
+    log = read("ppo", "log.jsonl"); pictures = draw_figures(metrics, log)
     for name, p in pictures.items(): atomic_write(run/"figures"/f"{name}.png", p["light"])
     world = world_of(metrics)
     judge = judge_rows
@@ -471,8 +517,10 @@ def write_report(run: str|Path, # a run folder, finished up to its evaluation
     chains = read("evaluate", "chains.jsonl")
     domain = {r["prompt"]: r.get("domain") for r in responses[next(iter(responses))]}
     for c in chains: c["domain"] = domain.get(c["prompt"])
-    page = render(run=run_facts(info, metrics), table=result_table(metrics), feedback=feedback_table(metrics), figures=figure_parts(pictures, world), world=world,
-                  chains=chain_part(chains, constitution, judge=judge), answers=answer_part(responses, world=world),
+    chain_rows, pairs, answers = chain_part(chains, constitution, judge=judge), pair_part(read("feedback", "red_team.jsonl"), constitution, judge=judge), answer_part(responses, world=world)
+    domains = sorted({r["domain"] for r in (*chain_rows["rows"], *pairs["rows"], *answers["rows"], *answers["failures"]) if r.get("domain")})
+    page = render(run=run_facts(info, metrics), table=result_table(metrics), feedback=feedback_table(metrics), figures=figure_parts(pictures, world, numbers_of(metrics, log)), world=world, domains=domains, place={d: i for i, d in enumerate(domains)},
+                  chains=chain_rows, pairs=pairs, answers=answers,
                   stages=[{"name": k, **v} for k, v in metrics["stages"].items()], versions=list(info["versions"].items()))
     atomic_write(run/"report.html", page)
     return run/"report.html"
