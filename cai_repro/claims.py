@@ -15,13 +15,14 @@ import numpy as np
 from .core import CaiError, JsonlStore, atomic_write, derive_seed, fingerprint
 
 # %% auto #0
-__all__ = ['SIZES', 'MEASURES', 'MODES', 'PLAYERS', 'SIZE_NOTE', 'CLAIMS', 'NEED_SIZES', 'CLAIMS_PAGE', 'over_seeds', 'Effect',
-           'Claim', 'judge_claim', 'measurement', 'Lab', 'judged_items', 'sure_and_right', 'ece', 'answers', 'right',
-           'feedback', 'feedback_by_size', 'curve', 'diversity', 'named_issues', 'critiques_right', 'with_principles',
-           'revisions', 'revision_scores', 'fresh', 'critics_by_size', 'gold_shares', 'train_arm', 'keep', 'models',
-           'Crowd', 'crowd_pairs', 'ai_pairs', 'cot_labels', 'relabelled', 'clamped', 'hh', 'helpful_rl', 'hard',
-           'cot_40_60', 'cot_20_80', 'cot_free', 'too_long', 'elo_scores', 'gold_pairs', 'preference_models', 'chosen',
-           'run_claims', 'claims_page', 'parameters', 'over_steps', 'figure_rows']
+__all__ = ['SIZES', 'MEASURES', 'MODES', 'FROM_HELPFUL', 'PLAYERS', 'SIZE_NOTE', 'CLAIMS', 'NEED_SIZES', 'CLAIMS_PAGE',
+           'over_seeds', 'Effect', 'Claim', 'judge_claim', 'measurement', 'Lab', 'judged_items', 'sure_and_right',
+           'ece', 'answers', 'right', 'feedback', 'feedback_by_size', 'curve', 'diversity', 'named_issues',
+           'critiques_right', 'with_principles', 'revisions', 'revision_scores', 'fresh', 'critics_by_size',
+           'gold_shares', 'train_arm', 'keep', 'models', 'Crowd', 'crowd_pairs', 'ai_pairs', 'cot_labels', 'relabelled',
+           'clamped', 'hh', 'helpful_rl', 'hard', 'cot_40_60', 'cot_20_80', 'cot_free', 'too_long', 'elo_scores',
+           'gold_pairs', 'preference_models', 'chosen', 'run_claims', 'claims_page', 'parameters', 'over_steps',
+           'figure_rows']
 
 # %% ../nbs/17_claims.ipynb #cl000011
 def over_seeds(values: Sequence[float]) -> dict: # {"mean", "low", "high", "n"}
@@ -331,10 +332,12 @@ def cot_labels(lab: Lab, seed: int) -> list[dict]:
 def relabelled(rows: list[dict], f: Callable[[float], float]) -> list[dict]: return [{**r, "p_a": f(r["p_a"])} for r in rows if r["p_a"] is not None]
 def clamped(low: float, high: float) -> Callable[[float], float]: return lambda p: min(max(p, low), high)
 
+FROM_HELPFUL = lambda lab: dict(steps=2*lab.steps, lr=1e-3, kl_coef=.05)   # helpful-only hardly ever refuses: what is rare at first takes longer to grow
+
 @measurement
-def hh(lab: Lab, seed: int) -> dict: return train_arm(lab, seed, "hh", crowd_pairs(lab, seed), start="helpful")
+def hh(lab: Lab, seed: int) -> dict: return train_arm(lab, seed, "hh", crowd_pairs(lab, seed), start="helpful", **FROM_HELPFUL(lab))
 @measurement
-def helpful_rl(lab: Lab, seed: int) -> dict: return train_arm(lab, seed, "helpful_rl", [], start="helpful")
+def helpful_rl(lab: Lab, seed: int) -> dict: return train_arm(lab, seed, "helpful_rl", [], start="helpful", **FROM_HELPFUL(lab))
 @measurement
 def hard(lab: Lab, seed: int) -> dict: return train_arm(lab, seed, "hard", relabelled(ai_pairs(lab, seed), lambda p: float(p > .5) if p != .5 else .5))
 @measurement
@@ -460,7 +463,7 @@ CLAIMS = {c.id: c for c in (
     Claim("C23", "Absolute harm scores and Elo comparisons order the models differently.", "figures 8 and 10", why="both come from one judge here, who cannot disagree with itself; the paper's disagreement is between two groups of crowd workers"),
     Claim("C24", "Helpful-only RLHF and HH RLHF lose harmlessness late in training.", "section 4.3", ("hh", "helpful_rl"),
           (_e("HH, best five steps less the last five, harmless rollouts", .05, lambda m: _late(m["hh"]["log"])), _e("helpful-only RLHF, the same", .02, lambda m: _late(m["helpful_rl"]["log"]))),
-          "the paper sees this over the long run of an online process with new data; our PPO ends after 20 steps"),
+          "the paper sees this over the long run of an online process with new data; our PPO ends after 40 steps"),
     Claim("C25", "A preference model is less well calibrated for its surest bets.", "Bai et al. 2204.05862, on whose preference models section 4.1 builds", ("preference_models",),
           (_e("calibration error, bets above .9 less the others", .01, lambda m: (lambda o: (o["top"] or 0) - (o["rest"] or 0))(m["preference_models"]["off"])),),
           "labels are soft and the pairs easy: the PM is too unsure of its clear cases, and the middle is where it is off"))}
@@ -541,7 +544,7 @@ def parameters(folder: Path) -> int:
 def over_steps(logs: list[list[dict]], key: str, every: int=4) -> list[tuple[float, list[float]]]:
     "(middle step, a value a seed): means over `every` steps of a column of PPO logs."
     n = min(len(log) for log in logs)//every
-    return [(every*i + (every - 1)/2, [float(np.mean([r[key] for r in log[every*i:every*(i + 1)] if r[key] is not None])) for log in logs]) for i in range(n)]
+    return [(every*i + (every - 1)/2, [float(np.mean([r[key] for r in log[every*i:every*(i + 1)] if r.get(key) is not None])) for log in logs]) for i in range(n)]
 
 def figure_rows(lab: Lab, seeds: Sequence[int]) -> dict[str, list[dict]]: # figure -> tidy rows
     "Rows of the figures, from measurements that are there or are made now."

@@ -19,7 +19,7 @@ from .pipeline import (ASSISTANT, EVALUATED, STAGES, Run, Stage, _count, _rows, 
 __all__ = ['WONT', 'DECLINES', 'REASON', 'COURTESY', 'WORTH', 'DESERVE', 'ALONE', 'HERE', 'REASSURES', 'BAD', 'CONDEMNS',
            'EXHORTS', 'COUNTED', 'HELPFUL', 'conversations', 'opening_question', 'preferred', 'dealt', 'helpful_rows',
            'make_assistant', 'own_rows', 'make_prompts', 'make_pairs', 'make_feedback', 'sentences', 'declines',
-           'evasive', 'reassures', 'condemns', 'preaches', 'counted_rows', 'text_probe', 'compared', 'measured',
+           'evasive', 'reassures', 'condemns', 'preaches', 'counted_rows', 'text_probe', 'compared', 'won', 'measured',
            'compare_models', 'label_quality', 'make_evaluate', 'make_ppo', 'field_stages']
 
 # %% ../nbs/16_field.ipynb #fd000011
@@ -193,13 +193,17 @@ def compared(engine,                # the feedback model
     return [won[r["id"]] for r in rows]
 
 # %% ../nbs/16_field.ipynb #fd000061
+def won(p: float) -> float:
+    "A comparison as a game: 1 won, 0 lost, .5 where the two orders cancel"
+    return .5 if abs(p - .5) < 1e-6 else float(p > .5)
+
 def measured(rows: list[dict]) -> dict: # side -> measure -> {"mean", "low", "high", "n"}
     "The measures of one model from rows {side, response, p_win, pm_score, counted}"
     from cai_repro.evaluate import interval
     out = {}
     for side in ("red_team", "benign", "over_refusal"):
         mine = [r for r in rows if r["side"] == side]
-        out[side] = {"wins": interval([r["p_win"] for r in mine if r["p_win"] is not None], "bootstrap"), "pm_score": interval([r["pm_score"] for r in mine], "bootstrap"),
+        out[side] = {"wins": interval([won(r["p_win"]) for r in mine if r["p_win"] is not None], "bootstrap"), "pm_score": interval([r["pm_score"] for r in mine], "bootstrap"),
                      "words": interval([len(r["response"].split()) for r in mine], "bootstrap"), **{k: interval([k in r["counted"] for r in mine], "wilson") for k in COUNTED}}
     return out
 
