@@ -1,6 +1,6 @@
 # make demo    Constitutional AI from end to end on the pocket model: ten to fifteen minutes on two CPU cores
 # make test    everything that is checked: the notebooks, then tests/
-# make pocket-model  the shipped base model and helpful-only adapter again, from nothing (46 + 12 + 3 minutes, measured part by part on two cores without AMX)
+# make pocket-model  the shipped base model and helpful-only adapter again, from nothing (43 minutes on two cores with AVX512, measured whole; an older processor took 61)
 # make readme  README.md anew from nbs/index.ipynb
 # Both set up a virtual environment of their own (.venv) and do so only once.
 PYTHON ?= python3
