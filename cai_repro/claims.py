@@ -74,9 +74,10 @@ def measurement(f: Callable) -> Callable:
 class Lab:
     "Runs, arms and measurements in a folder, each made once."
     def __init__(self, out: str|Path="runs/claims", quick: bool=False, # fewer prompts and steps, no other model sizes
+                 recipe: str="pocket",                               # or a `Recipe` of the pocket world
                  say: Callable[[str], None]=lambda text: None):
         from cai_repro.pipeline import find_recipe
-        self.out, self.quick, self.say, self.recipe, self._open = Path(out), quick, say, find_recipe("pocket"), {}
+        self.out, self.quick, self.say, self.recipe, self._open = Path(out), quick, say, find_recipe(recipe), {}
         self.n = 120 if quick else 400            # held-out prompts a side
         self.steps = 12 if quick else 20          # of PPO
     def folder(self, seed: int) -> Path: return self.out/f"seed{seed}"
@@ -486,12 +487,12 @@ def chosen(only: str|Sequence[str]|None) -> list[Claim]:
 
 def run_claims(only: str|Sequence[str]|None=None, # "C5,C7"; None: all
                seeds: int=5, first_seed: int=0,   # so many, from this one on
-               out: str|Path="runs/claims", quick: bool=False,
+               out: str|Path="runs/claims", quick: bool=False, recipe: str="pocket",
                say: Callable[[str], None]=lambda text: None) -> list[dict]: # rows of claims.json
     "Measure, judge and write (the paper's figures too, if all claims are asked for); what is finished is kept. With `quick`, claims that need other model sizes are left out and say so."
     if seeds < 1: raise CaiError(f"seeds={seeds}", "one at least")
     from cai_repro.figures import save_figures
-    lab, claims, rows = Lab(out, quick, say), chosen(only), []
+    lab, claims, rows = Lab(out, quick, recipe, say), chosen(only), []
     lacking = lambda c: quick and any(u in NEED_SIZES for u in c.uses)
     for seed in range(first_seed, first_seed + seeds):                       # a seed at a time: its roles stay loaded
         for name in dict.fromkeys(u for c in claims if not lacking(c) for u in c.uses): lab.get(name, seed)

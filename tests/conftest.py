@@ -21,3 +21,11 @@ def mirror() -> Path:
     for place in filter(None, [os.environ.get("CAI_REPRO_MIRROR"), ROOT.parent / "shared" / "official"]):
         if Path(place).is_dir(): return Path(place)
     pytest.skip("no official files here: set CAI_REPRO_MIRROR to a folder that holds them")
+
+@pytest.fixture(scope="session")
+def mini_run(tmp_path_factory) -> Path:
+    "A run of the mini recipe, seed 3, on the pocket model; look at it, do not change it"
+    from cai_repro.pipeline import PlainProgress, run
+    out = tmp_path_factory.mktemp("mini")/"run"
+    run("mini", out, seed=3, progress=PlainProgress(lambda s: None))
+    return out

@@ -8,13 +8,8 @@ from cai_repro import figures
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory) -> Path:
-    "A report with several domains on it, from a small pocket run"
-    from cai_repro.pipeline import PlainProgress, run
-    out = tmp_path_factory.mktemp("report")/"run"
-    run("mini", out, progress=PlainProgress(lambda s: None))
-    return out/"report.html"
+@pytest.fixture
+def page(mini_run) -> Path: return mini_run/"report.html"
 
 def browse(*args) -> subprocess.CompletedProcess:
     return subprocess.run([BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", *args], capture_output=True, text=True, timeout=120)
