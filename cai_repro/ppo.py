@@ -176,6 +176,7 @@ class PPOConfig:
     missing_eos_penalty:float=1. # taken off the score of a response that did not end
     max_grad_norm:float=1.
     seed:int=0
+    checkpointing:bool|None=None # keep less for the backward pass and compute it again; None: for a `big` base (chapter 04)
     def __post_init__(self):
         bad = [k for k in ('steps', 'rollouts_per_step', 'epochs', 'minibatch', 'microbatch', 'max_new_tokens', 'lr', 'value_lr', 'clip', 'max_grad_norm') if not getattr(self, k) > 0]
         bad += [k for k in ('kl_coef', 'missing_eos_penalty') if not getattr(self, k) >= 0] + [k for k in ('gamma', 'lam') if not 0 <= getattr(self, k) <= 1]
@@ -348,7 +349,7 @@ def train_role(
     "`cfg.epochs` passes over the rollouts, a gradient step each minibatch. Raises `CaiError` on NaN, before the weights change."
     tok, device, params = roles.tokenizer, roles.device, [p for g in optimizer.param_groups for p in g['params']]
     rng, sums = np.random.default_rng(derive_seed(cfg.seed, 'ppo-shuffle', step)), []
-    with roles.use(role), roles.summed(role):
+    with roles.use(role), roles.summed(role), roles.checkpointed(cfg.checkpointing):
         for _ in range(cfg.epochs):
             order = rng.permutation(len(rollouts.response_ids)).tolist()
             for start in range(0, len(order), cfg.minibatch):
@@ -510,7 +511,7 @@ def training_mark(
         params, h = roles.params(role), hashlib.sha256(str(roles.model.peft_config[role].lora_alpha).encode())
         for p in params: h.update(p.detach().cpu().numpy().tobytes())
         return h.hexdigest()[:16]
-    settings = {k: v for k, v in asdict(cfg).items() if k not in ('steps', 'microbatch', 'kl_limit')}
+    settings = {k: v for k, v in asdict(cfg).items() if k not in ('steps', 'microbatch', 'kl_limit', 'checkpointing')}
     judge = getattr(pm, '__qualname__', type(pm).__name__) if callable(pm) else weights(pm)
     mark = {'settings': settings | more | {'half': roles.half}, 'base': roles.base_sha256()[:16], 'prompts': fingerprint(prompts), 'reference': weights(reference), 'preference model': judge}
     return json.loads(json.dumps(mark, default=lambda x: x.item()))
