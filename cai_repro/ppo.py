@@ -6,9 +6,10 @@
 __all__ = ['token_logprobs', 'entropy', 'kl_estimates', 'shape_rewards', 'next_kl_coef', 'gae', 'masked_mean', 'whiten',
            'policy_loss', 'value_loss', 'explained_variance', 'PPOConfig', 'Batch', 'pack', 'length_batches',
            'response_logprobs', 'response_values', 'pm_scores', 'Rollouts', 'read_rollouts', 'advantages',
-           'check_finite', 'train_role', 'update_policy', 'update_value', 'adam', 'prompt_stream', 'encode_prompts',
-           'start_actors', 'check_sound', 'check_ranking', 'optimizer_tensors', 'load_optimizer', 'training_mark',
-           'mark_differences', 'Checkpoints', 'draw_rollouts', 'tensorboard_writer', 'write_scalars', 'train_ppo']
+           'check_finite', 'train_role', 'update_policy', 'update_value', 'adam', 'adam_bits', 'prompt_stream',
+           'encode_prompts', 'start_actors', 'check_sound', 'check_ranking', 'optimizer_tensors', 'load_optimizer',
+           'training_mark', 'mark_differences', 'Checkpoints', 'draw_rollouts', 'tensorboard_writer', 'write_scalars',
+           'train_ppo']
 
 # %% ../nbs/10_ppo.ipynb #886a662c
 import hashlib, json, math, os, shutil, time
@@ -176,13 +177,15 @@ class PPOConfig:
     missing_eos_penalty:float=1. # taken off the score of a response that did not end
     max_grad_norm:float=1.
     seed:int=0
+    adam_bits:int|None=None # 32 or 8 for each number that Adam remembers; None: 8 for a `big` base on a card, else 32
     checkpointing:bool|None=None # keep less for the backward pass and compute it again; None: for a `big` base (chapter 04)
     def __post_init__(self):
         bad = [k for k in ('steps', 'rollouts_per_step', 'epochs', 'minibatch', 'microbatch', 'max_new_tokens', 'lr', 'value_lr', 'clip', 'max_grad_norm') if not getattr(self, k) > 0]
         bad += [k for k in ('kl_coef', 'missing_eos_penalty') if not getattr(self, k) >= 0] + [k for k in ('gamma', 'lam') if not 0 <= getattr(self, k) <= 1]
         bad += [k for k in ('kl_target', 'kl_limit') if getattr(self, k) is not None and not getattr(self, k) > 0]
+        bad += ['adam_bits']*(self.adam_bits not in (None, 8, 32))
         if self.kl_target: bad += ['kl_coef']*(self.kl_coef == 0) + ['kl_horizon']*(not self.kl_horizon > .2*self.rollouts_per_step) # a price of 0 stays 0, a hasty one turns negative
-        if bad: raise CaiError('PPOConfig: ' + ', '.join(f'{k}={getattr(self, k)!r}' for k in bad) + ' cannot work', remedy='counts and rates must be above 0, coefficients at least 0, gamma and lam between 0 and 1, a target or limit above 0 or None; kl_target needs a kl_coef above 0, and a kl_horizon of some steps')
+        if bad: raise CaiError('PPOConfig: ' + ', '.join(f'{k}={getattr(self, k)!r}' for k in bad) + ' cannot work', remedy='counts and rates must be above 0, coefficients at least 0, gamma and lam between 0 and 1, a target or limit above 0 or None, adam_bits 8, 32 or None; kl_target needs a kl_coef above 0, and a kl_horizon of some steps')
 
 # %% ../nbs/10_ppo.ipynb #284bc27c
 @dataclass
@@ -389,12 +392,25 @@ def update_value(
         return value_loss(values, table(rollouts.values), table(returns), batch.mask, cfg.value_clip, total), 0.
     return train_role(roles, role, rollouts, loss_fn, optimizer, cfg, step)[0]
 
+
+# %% ../nbs/10_ppo.ipynb #10big004
 def adam(
     params:list, # explicit: nothing else is trained
     lr:float,
+    bits:int=32, # for each number it remembers; 8: bitsandbytes, tensors of fewer than 4096 numbers excepted
 ) -> torch.optim.Optimizer:
     "Adam with the epsilon that PPO codes use, and no weight decay."
-    return torch.optim.AdamW(params, lr=lr, eps=1e-5, weight_decay=0.)
+    if bits == 32: return torch.optim.AdamW(params, lr=lr, eps=1e-5, weight_decay=0.)
+    try: from bitsandbytes.optim import AdamW8bit
+    except ImportError as e: raise CaiError('8-bit Adam is part of bitsandbytes, which is not installed', remedy='pip install bitsandbytes, or set adam_bits to 32') from e
+    return AdamW8bit(params, lr=lr, eps=1e-5, weight_decay=0.)
+
+def adam_bits(
+    roles, # `cai_repro.models.Roles`
+    cfg:PPOConfig,
+) -> int: # 32 or 8
+    "What `cfg.adam_bits` comes to on this base and device."
+    return cfg.adam_bits or (8 if roles.big and roles.device.type == 'cuda' else 32)
 
 # %% ../nbs/10_ppo.ipynb #5925b29b
 def prompt_stream(
@@ -484,18 +500,19 @@ def check_ranking(
 
 # %% ../nbs/10_ppo.ipynb #6de2efb1
 def optimizer_tensors(opt:torch.optim.Optimizer) -> dict[str, torch.Tensor]: # "3.exp_avg" and so on: number of the parameter, name
-    "All that an optimiser remembers, for a safetensors file."
-    return {f'{i}.{k}': v.detach().cpu().contiguous() for i, memory in opt.state_dict()['state'].items() for k, v in memory.items()}
+    "All that an optimiser remembers, for a safetensors file. A plain number becomes a tensor of one integer."
+    params = [p for g in opt.param_groups for p in g['params']]
+    return {f'{i}.{k}': torch.as_tensor(v).detach().cpu().clone().contiguous() for i, p in enumerate(params) for k, v in opt.state.get(p, {}).items()}
 
 def load_optimizer(
     opt:torch.optim.Optimizer, # new, over the same parameters in the same order
     tensors:dict[str, torch.Tensor], # from `optimizer_tensors`
 ):
     "Let an optimiser remember; its settings stay its own."
-    state = {}
+    state, number = {}, lambda v: v.item() if v.dtype == torch.int64 and v.ndim == 0 else v.clone()
     for name, v in tensors.items():
         i, k = name.split('.')
-        state.setdefault(int(i), {})[k] = v.clone()
+        state.setdefault(int(i), {})[k] = number(v)
     opt.load_state_dict({'state': state, 'param_groups': opt.state_dict()['param_groups']})
 
 # %% ../nbs/10_ppo.ipynb #e5f5bb90
@@ -511,7 +528,8 @@ def training_mark(
         params, h = roles.params(role), hashlib.sha256(str(roles.model.peft_config[role].lora_alpha).encode())
         for p in params: h.update(p.detach().cpu().numpy().tobytes())
         return h.hexdigest()[:16]
-    settings = {k: v for k, v in asdict(cfg).items() if k not in ('steps', 'microbatch', 'kl_limit', 'checkpointing')}
+    settings = {k: v for k, v in asdict(cfg).items() if k not in ('steps', 'microbatch', 'kl_limit', 'checkpointing', 'adam_bits')}
+    if adam_bits(roles, cfg) != 32: more['adam_bits'] = adam_bits(roles, cfg)
     judge = getattr(pm, '__qualname__', type(pm).__name__) if callable(pm) else weights(pm)
     mark = {'settings': settings | more | {'half': roles.half}, 'base': roles.base_sha256()[:16], 'prompts': fingerprint(prompts), 'reference': weights(reference), 'preference model': judge}
     return json.loads(json.dumps(mark, default=lambda x: x.item()))
@@ -641,7 +659,8 @@ def train_ppo(
     saved, state = kept.last(cfg.steps) if kept else (None, {})
     board = tensorboard and tensorboard_writer(tensorboard, state.get('step', 0))
     start_actors(roles, policy, reference, pm, value, saved)
-    actors = {'policy': (policy, adam(roles.trainable(policy), cfg.lr)), 'value': (value, adam(roles.trainable(value), cfg.value_lr))}
+    bits = adam_bits(roles, cfg)
+    actors = {'policy': (policy, adam(roles.trainable(policy), cfg.lr, bits)), 'value': (value, adam(roles.trainable(value), cfg.value_lr, bits))}
     state = state or {'step': 0, 'kl_coef': cfg.kl_coef, 'log': []}
     if saved:
         for name, (_, opt) in actors.items(): load_optimizer(opt, load_file(saved/name/'optimizer.safetensors'))
