@@ -6,10 +6,10 @@
 __all__ = ['token_logprobs', 'entropy', 'kl_estimates', 'shape_rewards', 'next_kl_coef', 'gae', 'masked_mean', 'whiten',
            'policy_loss', 'value_loss', 'explained_variance', 'PPOConfig', 'Batch', 'pack', 'length_batches',
            'response_logprobs', 'response_values', 'pm_scores', 'Rollouts', 'read_rollouts', 'advantages',
-           'check_finite', 'train_role', 'update_policy', 'update_value', 'adam', 'adam_bits', 'prompt_stream',
-           'encode_prompts', 'start_actors', 'check_sound', 'check_ranking', 'optimizer_tensors', 'load_optimizer',
-           'training_mark', 'mark_differences', 'Checkpoints', 'draw_rollouts', 'tensorboard_writer', 'write_scalars',
-           'train_ppo']
+           'check_finite', 'train_role', 'update_policy', 'update_value', 'adam', 'adam_bits', 'LossScale',
+           'prompt_stream', 'encode_prompts', 'start_actors', 'check_sound', 'check_ranking', 'optimizer_tensors',
+           'load_optimizer', 'training_mark', 'mark_differences', 'Checkpoints', 'draw_rollouts', 'tensorboard_writer',
+           'write_scalars', 'train_ppo']
 
 # %% ../nbs/10_ppo.ipynb #886a662c
 import hashlib, json, math, os, shutil, time
@@ -348,10 +348,11 @@ def train_role(
     optimizer:torch.optim.Optimizer, # over `roles.trainable(role)`
     cfg:PPOConfig,
     step:int=0, # for the shuffle and for messages
+    scale=None, # its `LossScale`, if there is one from the step before
 ) -> tuple[float, float]: # mean of loss and of extra over the gradient steps
     "`cfg.epochs` passes over the rollouts, a gradient step each minibatch. Raises `CaiError` on NaN, before the weights change."
     tok, device, params = roles.tokenizer, roles.device, [p for g in optimizer.param_groups for p in g['params']]
-    rng, sums = np.random.default_rng(derive_seed(cfg.seed, 'ppo-shuffle', step)), []
+    rng, sums, scale = np.random.default_rng(derive_seed(cfg.seed, 'ppo-shuffle', step)), [], scale or LossScale(roles)
     with roles.use(role), roles.summed(role), roles.checkpointed(cfg.checkpointing):
         for _ in range(cfg.epochs):
             order = rng.permutation(len(rollouts.response_ids)).tolist()
@@ -362,10 +363,11 @@ def train_role(
                 for part in length_batches(chosen, rollouts.lengths, cfg.microbatch):
                     batch = pack([rollouts.prompt_ids[i] for i in part], [rollouts.response_ids[i] for i in part], tok.pad_token_id, device)
                     loss, extra = loss_fn(batch, lambda x: x[part, :batch.mask.shape[1]].to(device), total)
-                    loss.backward(); seen += loss.item(), float(extra)
+                    scale.scale(loss).backward(); seen += loss.item(), float(extra)
+                scale.unscale_(optimizer)
                 norm = torch.nn.utils.clip_grad_norm_(params, cfg.max_grad_norm).item()
-                check_finite(step, **{f'{role} loss': seen[0], f'{role} gradient': norm})
-                optimizer.step(); sums.append(seen)
+                check_finite(step, **{f'{role} loss': seen[0], f'{role} gradient': 0. if scale.skips(norm) else norm})
+                scale.step(optimizer); scale.update(); sums.append(seen)
         optimizer.zero_grad(set_to_none=True)
     return tuple(np.mean(sums, 0).tolist())
 
@@ -373,24 +375,24 @@ def train_role(
 def update_policy(
     roles, role:str, rollouts:Rollouts, # as in `train_role`
     adv:torch.Tensor, # (B, R)
-    optimizer:torch.optim.Optimizer, cfg:PPOConfig, step:int=0,
+    optimizer:torch.optim.Optimizer, cfg:PPOConfig, step:int=0, scale=None,
 ) -> tuple[float, float]: # mean loss, mean share of clipped tokens
     "One PPO step of the policy on fixed rollouts."
     def loss_fn(batch, table, total):
         logp, _ = response_logprobs(roles, role, batch)
         return policy_loss(logp, table(rollouts.logp), table(adv), batch.mask, cfg.clip, total)
-    return train_role(roles, role, rollouts, loss_fn, optimizer, cfg, step)
+    return train_role(roles, role, rollouts, loss_fn, optimizer, cfg, step, scale)
 
 def update_value(
     roles, role:str, rollouts:Rollouts, # as in `train_role`
     returns:torch.Tensor, # (B, R)
-    optimizer:torch.optim.Optimizer, cfg:PPOConfig, step:int=0,
+    optimizer:torch.optim.Optimizer, cfg:PPOConfig, step:int=0, scale=None,
 ) -> float: # mean loss
     "One regression step of the value function on the returns."
     def loss_fn(batch, table, total):
         values = response_values(roles, role, batch)
         return value_loss(values, table(rollouts.values), table(returns), batch.mask, cfg.value_clip, total), 0.
-    return train_role(roles, role, rollouts, loss_fn, optimizer, cfg, step)[0]
+    return train_role(roles, role, rollouts, loss_fn, optimizer, cfg, step, scale)[0]
 
 
 # %% ../nbs/10_ppo.ipynb #10big004
@@ -411,6 +413,20 @@ def adam_bits(
 ) -> int: # 32 or 8
     "What `cfg.adam_bits` comes to on this base and device."
     return cfg.adam_bits or (8 if roles.big and roles.device.type == 'cuda' else 32)
+
+# %% ../nbs/10_ppo.ipynb #10big012
+class LossScale(torch.amp.GradScaler):
+    "PyTorch's loss scaling for a float16 base; for any other it does nothing."
+    def __init__(self, roles, # `cai_repro.models.Roles`
+                 start:float=2.**16): # the first factor
+        super().__init__(roles.device.type, init_scale=start, enabled=roles.base.dtype == torch.float16)
+        self.skipped = 0 # gradient steps left out so far
+    def skips(self, norm:float) -> bool:
+        "Will a step with this gradient norm be left out? `CaiError` if gradients overflow by themselves, with a factor below 1."
+        if not self.is_enabled() or math.isfinite(norm): return False
+        if self.get_scale() < 1: raise CaiError(f'gradients overflow float16, however small the loss is made ({self.skipped} steps were skipped)', remedy='lower lr, or use a base or card with bfloat16')
+        self.skipped += 1
+        return True
 
 # %% ../nbs/10_ppo.ipynb #5925b29b
 def prompt_stream(
@@ -661,9 +677,11 @@ def train_ppo(
     start_actors(roles, policy, reference, pm, value, saved)
     bits = adam_bits(roles, cfg)
     actors = {'policy': (policy, adam(roles.trainable(policy), cfg.lr, bits)), 'value': (value, adam(roles.trainable(value), cfg.value_lr, bits))}
+    scales = {name: LossScale(roles) for name in actors}
     state = state or {'step': 0, 'kl_coef': cfg.kl_coef, 'log': []}
     if saved:
         for name, (_, opt) in actors.items(): load_optimizer(opt, load_file(saved/name/'optimizer.safetensors'))
+        for name, kept_scale in state.get('scales', {}).items(): scales[name].load_state_dict(kept_scale)
     elif kept: kept.save(roles, actors, state)
     engine, log = LocalEngine(roles, role=policy, batch_size=cfg.rollouts_per_step, newline_stops=newline_stops), state['log']
     if log_path: Path(log_path).parent.mkdir(parents=True, exist_ok=True); Path(log_path).write_text(''.join(json.dumps(r) + '\n' for r in log))
@@ -674,8 +692,11 @@ def train_ppo(
         rollouts, responses = draw_rollouts(roles, engine, prompts, [prompt_ids[i] for i in index], cfg, step, policy, reference, pm, value)
         adv, returns, means = advantages(rollouts, now)
         check_finite(step, **means); check_sound(step, rollouts, means['kl'], cfg, learned=not callable(pm))
-        loss, clip_share = update_policy(roles, policy, rollouts, adv, actors['policy'][1], cfg, step)
-        row = dict(step=step, **means, policy_loss=loss, clip_share=clip_share, value_loss=update_value(roles, value, rollouts, returns, actors['value'][1], cfg, step))
+        loss, clip_share = update_policy(roles, policy, rollouts, adv, actors['policy'][1], cfg, step, scales['policy'])
+        row = dict(step=step, **means, policy_loss=loss, clip_share=clip_share, value_loss=update_value(roles, value, rollouts, returns, actors['value'][1], cfg, step, scales['value']))
+        if scales['policy'].is_enabled():
+            row['skipped'] = sum(s.skipped for s in scales.values()); state['scales'] = {name: s.state_dict() for name, s in scales.items()}
+            for s in scales.values(): s.skipped = 0
         if cfg.kl_target: row |= {'kl_coef': now.kl_coef}; state['kl_coef'] = next_kl_coef(now.kl_coef, means['kl'], cfg.kl_target, len(index), cfg.kl_horizon)
         if probe: row |= probe(step, prompts, responses)
         log.append(row | {'seconds': round(time.perf_counter() - started, 3)}); state['step'] = step + 1
