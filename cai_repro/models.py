@@ -20,13 +20,15 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
-from .core import CaiError, derive_seed
+from .core import CaiError, derive_seed, world
 
 # %% ../nbs/04_models.ipynb #2570a07f
 def pick_device(device: str | torch.device | None = None) -> torch.device:
-    "The device asked for, else the first CUDA card, else the CPU"
+    "The device asked for, else the first CUDA card (the process's own, if several were launched), else the CPU"
     if device is not None: return torch.device(device)
-    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    if not torch.cuda.is_available(): return torch.device('cpu')
+    if world()[1] > 1: torch.cuda.set_device(int(os.environ['LOCAL_RANK'])); return torch.device('cuda', torch.cuda.current_device())
+    return torch.device('cuda')
 
 def pick_dtype(device: torch.device) -> torch.dtype:
     "float32 on a CPU; on a card bfloat16 where the hardware has it, else float16"

@@ -6,20 +6,20 @@
 __all__ = ['token_logprobs', 'entropy', 'kl_estimates', 'shape_rewards', 'next_kl_coef', 'gae', 'masked_mean', 'whiten',
            'policy_loss', 'value_loss', 'explained_variance', 'PPOConfig', 'Batch', 'pack', 'length_batches',
            'response_logprobs', 'response_values', 'pm_scores', 'Rollouts', 'read_rollouts', 'advantages',
-           'check_finite', 'train_role', 'update_policy', 'update_value', 'adam', 'adam_bits', 'LossScale',
+           'check_finite', 'train_role', 'update_policy', 'update_value', 'adam', 'adam_bits', 'LossScale', 'add_up',
            'prompt_stream', 'encode_prompts', 'start_actors', 'check_sound', 'check_ranking', 'optimizer_tensors',
-           'load_optimizer', 'training_mark', 'mark_differences', 'Checkpoints', 'draw_rollouts', 'tensorboard_writer',
-           'write_scalars', 'train_ppo']
+           'load_optimizer', 'training_mark', 'mark_differences', 'Checkpoints', 'interleave', 'draw_rollouts',
+           'tensorboard_writer', 'write_scalars', 'train_ppo']
 
 # %% ../nbs/10_ppo.ipynb #886a662c
 import hashlib, json, math, os, shutil, time
-from dataclasses import dataclass, asdict, replace
+from dataclasses import dataclass, asdict, fields, replace
 from pathlib import Path
 from typing import Callable
 import numpy as np
 import torch
 from fastcore.basics import patch
-from .core import CaiError, atomic_write, derive_seed, file_sha256, fingerprint
+from .core import CaiError, atomic_write, derive_seed, everyone, file_sha256, fingerprint, once, world
 
 # %% ../nbs/10_ppo.ipynb #c56b4108
 def token_logprobs(
@@ -353,6 +353,7 @@ def train_role(
     "`cfg.epochs` passes over the rollouts, a gradient step each minibatch. Raises `CaiError` on NaN, before the weights change."
     tok, device, params = roles.tokenizer, roles.device, [p for g in optimizer.param_groups for p in g['params']]
     rng, sums, scale = np.random.default_rng(derive_seed(cfg.seed, 'ppo-shuffle', step)), [], scale or LossScale(roles)
+    lengths, (rank, size) = rollouts.lengths, world()
     with roles.use(role), roles.summed(role), roles.checkpointed(cfg.checkpointing):
         for _ in range(cfg.epochs):
             order = rng.permutation(len(rollouts.response_ids)).tolist()
@@ -360,11 +361,12 @@ def train_role(
                 chosen = order[start:start + cfg.minibatch]
                 total, seen = rollouts.mask[chosen].sum().item(), np.zeros(2)
                 optimizer.zero_grad(set_to_none=True)
-                for part in length_batches(chosen, rollouts.lengths, cfg.microbatch):
+                mine = length_batches(chosen, lengths, len(chosen))[0][rank::size] # dealt out by length
+                for part in length_batches(mine, lengths, cfg.microbatch):
                     batch = pack([rollouts.prompt_ids[i] for i in part], [rollouts.response_ids[i] for i in part], tok.pad_token_id, device)
                     loss, extra = loss_fn(batch, lambda x: x[part, :batch.mask.shape[1]].to(device), total)
                     scale.scale(loss).backward(); seen += loss.item(), float(extra)
-                scale.unscale_(optimizer)
+                seen = add_up(params, seen); scale.unscale_(optimizer)
                 norm = torch.nn.utils.clip_grad_norm_(params, cfg.max_grad_norm).item()
                 check_finite(step, **{f'{role} loss': seen[0], f'{role} gradient': 0. if scale.skips(norm) else norm})
                 scale.step(optimizer); scale.update(); sums.append(seen)
@@ -427,6 +429,18 @@ class LossScale(torch.amp.GradScaler):
         if self.get_scale() < 1: raise CaiError(f'gradients overflow float16, however small the loss is made ({self.skipped} steps were skipped)', remedy='lower lr, or use a base or card with bfloat16')
         self.skipped += 1
         return True
+
+# %% ../nbs/10_ppo.ipynb #10big021
+def add_up(
+    params:list, # their gradients are summed over all processes, in place
+    seen:np.ndarray, # numbers to be summed too
+) -> np.ndarray:
+    "Sums over all processes; a parameter that had no gradient here counts as 0."
+    if world()[1] == 1: return seen
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in params])
+    torch.distributed.all_reduce(flat)
+    for p, g in zip(params, flat.split([p.numel() for p in params])): p.grad = g.view_as(p)
+    return sum(everyone(lambda: seen))
 
 # %% ../nbs/10_ppo.ipynb #5925b29b
 def prompt_stream(
@@ -618,6 +632,20 @@ def last(self:Checkpoints,
     return path, state
 
 # %% ../nbs/10_ppo.ipynb #193a10f3
+def interleave(
+    parts:list, # `Rollouts`: of responses 0, n, 2n ..., of 1, n+1, 2n+1 ..., n in all
+) -> Rollouts:
+    "Rollouts that were dealt out, in one again."
+    n, longest = len(parts), max(p.mask.shape[1] for p in parts)
+    if n == 1: return parts[0]
+    def dealt(name):
+        xs = [getattr(p, name) for p in parts]
+        if xs[0] is None: return None
+        if torch.is_tensor(xs[0]) and xs[0].ndim == 2: xs = [torch.nn.functional.pad(x, (0, longest - x.shape[1])) for x in xs]
+        rows = [xs[i % n][i//n] for i in range(sum(map(len, xs)))]
+        return torch.stack(rows) if torch.is_tensor(xs[0]) else rows
+    return Rollouts(*(dealt(f.name) for f in fields(Rollouts)))
+
 def draw_rollouts(
     roles, engine, # `Roles`, and a `LocalEngine` that speaks as the policy
     prompts:list[str], prompt_ids:list[list[int]], # the same prompts as text and tokens
@@ -625,10 +653,15 @@ def draw_rollouts(
     policy:str, reference:str, pm:str|Callable, value:str, # as in `train_ppo`
 ) -> tuple[Rollouts, list[str]]: # the rollouts with their scores; the responses as text
     "The responses of one step and all that is known of them."
-    drawn = engine.generate_ids(prompt_ids, max_new_tokens=cfg.max_new_tokens, seed=derive_seed(cfg.seed, 'ppo-rollout', step))
-    responses = [roles.tokenizer.decode(r, skip_special_tokens=True).strip() for r in drawn]
-    rollouts = read_rollouts(roles, prompt_ids, drawn, policy, reference, value, cfg.microbatch)
-    rollouts.score = torch.as_tensor(pm(prompts, responses)).float() if callable(pm) else pm_scores(roles, pm, prompt_ids, drawn, cfg.microbatch)
+    def part():
+        mine = prompt_ids[share]
+        drawn = engine.generate_ids(prompt_ids, max_new_tokens=cfg.max_new_tokens, seed=derive_seed(cfg.seed, 'ppo-rollout', step), rows=share)
+        some = read_rollouts(roles, mine, drawn, policy, reference, value, cfg.microbatch)
+        return some if callable(pm) else replace(some, score=pm_scores(roles, pm, mine, drawn, cfg.microbatch))
+    rank, size = world(); share = slice(rank, None, size)
+    rollouts = interleave(everyone(part))
+    responses = [roles.tokenizer.decode(r, skip_special_tokens=True).strip() for r in rollouts.response_ids]
+    if callable(pm): rollouts.score = once(lambda: torch.as_tensor(pm(prompts, responses)).float()) # of all: it may compare them
     return rollouts, responses
 
 # %% ../nbs/10_ppo.ipynb #90d037cb
@@ -668,12 +701,14 @@ def train_ppo(
     "PPO against a preference model (CAI §4; Bai et al. 2022 §4.1). Only `policy` and `value` change. `CaiError` on NaN, runaway KL, equal scores, bad prompts, or a checkpoint that does not fit."
     from cai_repro.generate import LocalEngine
     from safetensors.torch import load_file
-    cfg = cfg or PPOConfig()
+    cfg, (rank, size) = cfg or PPOConfig(), world()
+    if size > min(cfg.rollouts_per_step, cfg.minibatch): raise CaiError(f'{size} processes, but minibatches of {min(cfg.rollouts_per_step, cfg.minibatch)} responses', remedy='use fewer processes or larger minibatches')
     if checkpoint and not every >= 1: raise CaiError(f'every={every} cannot work', remedy='a checkpoint each `every` steps: 1 or more')
     prompt_ids = encode_prompts(roles, rows, cfg.max_new_tokens)
     kept = checkpoint and Checkpoints(Path(checkpoint), training_mark(roles, [[r['prompt'] for r in rows], prompt_ids], cfg, reference, pm, newline_stops=newline_stops))
-    saved, state = kept.last(cfg.steps) if kept else (None, {})
-    board = tensorboard and tensorboard_writer(tensorboard, state.get('step', 0))
+    saved, state = once(lambda: kept.last(cfg.steps)) if kept else (None, {})
+    first = rank == 0 # the process that writes
+    board = first and tensorboard and tensorboard_writer(tensorboard, state.get('step', 0))
     start_actors(roles, policy, reference, pm, value, saved)
     bits = adam_bits(roles, cfg)
     actors = {'policy': (policy, adam(roles.trainable(policy), cfg.lr, bits)), 'value': (value, adam(roles.trainable(value), cfg.value_lr, bits))}
@@ -682,9 +717,9 @@ def train_ppo(
     if saved:
         for name, (_, opt) in actors.items(): load_optimizer(opt, load_file(saved/name/'optimizer.safetensors'))
         for name, kept_scale in state.get('scales', {}).items(): scales[name].load_state_dict(kept_scale)
-    elif kept: kept.save(roles, actors, state)
+    elif kept: once(lambda: kept.save(roles, actors, state))
     engine, log = LocalEngine(roles, role=policy, batch_size=cfg.rollouts_per_step, newline_stops=newline_stops), state['log']
-    if log_path: Path(log_path).parent.mkdir(parents=True, exist_ok=True); Path(log_path).write_text(''.join(json.dumps(r) + '\n' for r in log))
+    if log_path and first: Path(log_path).parent.mkdir(parents=True, exist_ok=True); Path(log_path).write_text(''.join(json.dumps(r) + '\n' for r in log))
     if saved and on_progress: on_progress(state['step'], cfg.steps)
     for step, index in zip(range(cfg.steps), prompt_stream(len(rows), cfg.rollouts_per_step, cfg.seed)):
         if step < state['step']: continue # done before; the stream had to come past it
@@ -698,12 +733,12 @@ def train_ppo(
             row['skipped'] = sum(s.skipped for s in scales.values()); state['scales'] = {name: s.state_dict() for name, s in scales.items()}
             for s in scales.values(): s.skipped = 0
         if cfg.kl_target: row |= {'kl_coef': now.kl_coef}; state['kl_coef'] = next_kl_coef(now.kl_coef, means['kl'], cfg.kl_target, len(index), cfg.kl_horizon)
-        if probe: row |= probe(step, prompts, responses)
+        if probe: row |= once(lambda: probe(step, prompts, responses))
         log.append(row | {'seconds': round(time.perf_counter() - started, 3)}); state['step'] = step + 1
-        if log_path:
+        if log_path and first:
             with open(log_path, 'a') as f: f.write(json.dumps(log[-1]) + '\n')
         if board: write_scalars(board, log[-1])
-        if kept and (step + 1 == cfg.steps or (step + 1) % every == 0): kept.save(roles, actors, state)
+        if kept and (step + 1 == cfg.steps or (step + 1) % every == 0): once(lambda: kept.save(roles, actors, state))
         if on_progress: on_progress(step + 1, cfg.steps)
     if board: board.close()
     for role in (policy, value): roles.freeze(role)
