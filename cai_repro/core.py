@@ -321,7 +321,7 @@ def start_stage(self: RunFolder, name: str, fingerprint: str, files: Iterable[st
 # %% ../nbs/00_core.ipynb #00proc02
 def world() -> tuple[int, int]: # number of this process, counted from 0; how many there are
     "Who of how many: (0, 1) unless started by `accelerate launch` or torchrun, whose group is joined at the first call"
-    if int(os.environ.get("WORLD_SIZE", 1)) < 2: return 0, 1
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) < 2: return 0, 1
     import torch.distributed as dist
     if not dist.is_initialized(): dist.init_process_group()
     return dist.get_rank(), dist.get_world_size()
