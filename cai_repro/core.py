@@ -12,7 +12,7 @@ from fastcore.basics import patch
 
 # %% auto #0
 __all__ = ['Progress', 'CaiError', 'derive_seed', 'fingerprint', 'file_sha256', 'resource_path', 'Turn', 'Dialogue', 'neutralise',
-           'atomic_write', 'JsonlStore', 'RunFolder']
+           'atomic_write', 'JsonlStore', 'RunFolder', 'world', 'everyone', 'once']
 
 # %% ../nbs/00_core.ipynb #3caa49cc
 class CaiError(Exception):
@@ -317,3 +317,29 @@ def start_stage(self: RunFolder, name: str, fingerprint: str, files: Iterable[st
     begun[name] = fingerprint
     self.manifest["stages"].pop(name, None)
     self.save()
+
+# %% ../nbs/00_core.ipynb #00proc02
+def world() -> tuple[int, int]: # number of this process, counted from 0; how many there are
+    "Who of how many: (0, 1) unless started by `accelerate launch` or torchrun, whose group is joined at the first call"
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) < 2: return 0, 1
+    import torch.distributed as dist
+    if not dist.is_initialized(): dist.init_process_group()
+    return dist.get_rank(), dist.get_world_size()
+
+def everyone(f: Callable[[], object]) -> list: # one result a process, in their order
+    "What `f()` gives in every process, known to all. All must call this; an error in one is raised in all"
+    rank, size = world()
+    if size == 1: return [f()]
+    import torch.distributed as dist
+    try: mine = (f(), None)
+    except CaiError as e: mine = (None, e)
+    except Exception as e: mine = (None, CaiError(f"process {rank}: {type(e).__name__}: {e}"))
+    got = [None]*size
+    dist.all_gather_object(got, mine)
+    for _, error in got:
+        if error is not None: raise error
+    return [x for x, _ in got]
+
+def once(f: Callable[[], object]):
+    "What `f()` gives in the first process, known to all; the others do not call it"
+    return everyone(f if world()[0] == 0 else lambda: None)[0]

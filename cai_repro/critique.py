@@ -7,7 +7,7 @@ from __future__ import annotations
 import difflib, html, json, re
 from dataclasses import dataclass, field, asdict
 from collections.abc import Callable
-from .core import CaiError, atomic_write, derive_seed, fingerprint
+from .core import CaiError, atomic_write, derive_seed, everyone, fingerprint, once, world
 
 # %% auto #0
 __all__ = ['LABELS', 'defuse', 'dialogue_text', 'critique_prompt', 'revision_prompt', 'direct_prompt', 'few_shot_prefix', 'Step',
@@ -161,13 +161,15 @@ def run_chunks(items: list[dict],                 # input rows, each with "id" a
                may_drop: bool = False,            # may `make` leave items out?
                on_progress: Callable[[int, int], None] | None = None) -> list[dict]:
     "All rows of `make`, chunk by chunk; finished chunks are read from `store`, not computed. Raises CaiError if the store holds other work."
-    rows, start = _kept(items, chunk, store, may_drop, settings)
+    rows, start = once(lambda: _kept(items, chunk, store, may_drop, settings))
+    (rank, size), end = world(), -(-len(items)//chunk)
     if on_progress and start: on_progress(min(start*chunk, len(items)), len(items))
-    for c in range(start, -(-len(items)//chunk)):
-        new = json.loads(json.dumps(make(c, items[c*chunk:(c+1)*chunk])))     # in memory just as it reads from the file
-        if store is not None: store.append(new)
-        rows += new
-        if on_progress: on_progress(min((c+1)*chunk, len(items)), len(items))
+    def made(c): return json.loads(json.dumps(make(c, items[c*chunk:(c+1)*chunk]))) if c < end else None     # in memory just as it reads from the file
+    for c in range(start, end, size):
+        for k, new in enumerate(everyone(lambda: made(c + rank))[:end - c]):
+            if store is not None: once(lambda: store.append(new))
+            rows += new
+            if on_progress: on_progress(min((c+k+1)*chunk, len(items)), len(items))
     return rows
 
 # %% ../nbs/06_critique.ipynb #d2ea7753

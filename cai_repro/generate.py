@@ -464,13 +464,15 @@ def generate_ids(self: LocalEngine,
                  *, max_new_tokens: int = 80, temperature: float = 1.0, # 0: always the likeliest token
                  seed: int | list[int] = 0,    # the same call with the same seed gives the same tokens; or one for each prompt
                  session=None,                 # a `Session` to go on with
+                 rows: slice = slice(None),    # write only these, with the tokens they would get among all
                 ) -> list[list[int]]:
     """All tokens drawn after each prompt, in the order of the prompts, nothing trimmed: the last is end-of-text,
     the token that completed a stop string, or the one at which `max_new_tokens` ran out."""
+    total, prompt_ids = len(prompt_ids), prompt_ids[rows]
     out = [[] for _ in prompt_ids]
     if not prompt_ids or max_new_tokens < 1: return out
     self._fits(prompt_ids, max_new_tokens)
-    noise = _noise(seed, len(prompt_ids), max_new_tokens)
+    noise = _noise(seed, total, max_new_tokens)[rows]
     with self.roles.folded(self.role), torch.inference_mode():
         while not self._turn(session, prompt_ids, noise, temperature, out): self._smaller()
     return out

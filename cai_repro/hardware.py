@@ -17,8 +17,8 @@ __all__ = ['KINDS', 'DATA', 'NESTED', 'PLAIN', 'BLOCKS', 'LOGIT_BYTES', 'POCKET_
            'USED_BANDWIDTH', 'FREE', 'FORMULAS', 'definition', 'settings_of', 'fits', 'Sizes', 'Tokens', 'Hub',
            'read_settings', 'parse_recipe', 'recipe_files', 'read_recipe', 'sizes', 'widths', 'matrices', 'count',
            'lora_count', 'nf4_bytes', 'base_bytes', 'adam_bytes', 'kv_bytes', 'layer_bytes', 'activation_bytes',
-           'setting', 'lengths', 'model_sizes', 'memory', 'fullest', 'forward_flops', 'train_flops', 'Work', 'work',
-           'Card', 'this_cpu', 'find_card', 'card_of', 'card_for', 'seconds', 'gb', 'clock', 'memory_table',
+           'setting', 'lengths', 'model_sizes', 'saves', 'memory', 'fullest', 'forward_flops', 'train_flops', 'Work',
+           'work', 'Card', 'this_cpu', 'find_card', 'card_of', 'card_for', 'seconds', 'gb', 'clock', 'memory_table',
            'work_table', 'plan_parts', 'Check', 'cached_config', 'cache_folder', 'free_gb', 'hub_checks', 'own_enough',
            'recipe_checks', 'library_checks', 'nf4_check', 'machine_checks', 'fitting']
 
@@ -193,7 +193,7 @@ LOGIT_BYTES = 12   # assumed: two copies in 16 bits, two in float32
 
 # %% ../nbs/15_hardware.ipynb #9487b348
 POCKET_TOKENS = Tokens(prompt=19, response=25, critique=6, request=25, question=35)   # measured on the pocket world's own texts
-BIG = 3e8      # as in chapter 04: from here on TRL's trainers checkpoint
+BIG = 3e8      # as in chapter 04: from here on training checkpoints
 CONTEXT = .6e9 # assumed: what CUDA and the libraries take on a card
 
 def setting(recipe, part: str, key: str):
@@ -213,22 +213,28 @@ def model_sizes(recipe) -> Sizes:
     return sizes(json.loads((folder/"config.json").read_text()))
 
 # %% ../nbs/15_hardware.ipynb #7ec8439d
+def saves(recipe, s: Sizes, stage: str) -> bool:
+    "Does the training of this stage compute its forward passes twice (checkpointing)?"
+    said = setting(recipe, "ppo", "checkpointing") if stage == "ppo" else None
+    return sum(count(s).values()) > BIG if said is None else said
+
 def memory(recipe, s: Sizes, width: int=2) -> dict[str, dict[str, float]]:
     "Bytes by moment and part; `width` is 2 on a card and 4 on a CPU"
     get, t, m, V = (lambda *a: setting(recipe, *a)), lengths(recipe), recipe.max_new_tokens, s.vocab_size
     n, h, (layers, tables) = lora_count(s), s.hidden_size, base_bytes(s, recipe.quantize, width)
-    saves = sum(count(s).values()) > BIG
-    def moment(adapters, trained=0, moments=0, kv=0, act=0, logits=0):
-        return {"base, layers": layers, "base, tables": tables, "adapters and heads": 4*(adapters*n + 2*h), "gradients": 4*trained, "Adam": adam_bytes(moments), "keys and values": kv,
+    big = sum(count(s).values()) > BIG
+    bits = get("ppo", "adam_bits") or (8 if big and width == 2 else 32)
+    def moment(adapters, trained=0, moments=0, kv=0, act=0, logits=0, bits=32):
+        return {"base, layers": layers, "base, tables": tables, "adapters and heads": 4*(adapters*n + 2*h), "gradients": 4*trained, "Adam": adam_bytes(moments, bits), "keys and values": kv,
                 "activations": act, "logits": logits, "CUDA and libraries": CONTEXT if width == 2 else 0}
     longest, wide = t.prompt + 3*m + 2*t.request, width*(4*h + 3*s.intermediate_size)
     read = lambda batch, each: wide*min(batch*each, 32768 if width == 2 else 4096)
     sft, pm, (micro, rolled) = get("sft", "batch_size")*get("sft", "max_length"), 2*get("preference", "batch_size")*get("preference", "max_length"), (get("ppo", "microbatch"), get("ppo", "rollouts_per_step"))
     return {"writing": moment(2, kv=kv_bytes(s, recipe.batch_size*longest, width), act=read(recipe.batch_size, t.prompt + m + t.request), logits=recipe.batch_size*V*(width + 4)),
-            "SL-CAI": moment(2, n, n, act=activation_bytes(s, sft, saves, width), logits=sft*V*LOGIT_BYTES),
-            "preference": moment(3, n, n, act=activation_bytes(s, pm, saves, width)),
-            "rollouts": moment(5, 0, 2*n, kv=kv_bytes(s, rolled*(t.prompt + m), width), act=read(rolled, t.prompt), logits=rolled*V*(width + 4)),
-            "PPO update": moment(5, n, 2*n, act=activation_bytes(s, micro*(t.prompt + m), False, width), logits=micro*m*V*LOGIT_BYTES)}
+            "SL-CAI": moment(2, n, n, act=activation_bytes(s, sft, big, width), logits=sft*V*LOGIT_BYTES),
+            "preference": moment(3, n, n, act=activation_bytes(s, pm, big, width)),
+            "rollouts": moment(5, 0, 2*n, kv=kv_bytes(s, rolled*(t.prompt + m), width), act=read(rolled, t.prompt), logits=rolled*V*(width + 4), bits=bits),
+            "PPO update": moment(5, n, 2*n, act=activation_bytes(s, micro*(t.prompt + m), saves(recipe, s, "ppo"), width), logits=micro*m*V*LOGIT_BYTES, bits=bits)}
 
 def fullest(recipe, s: Sizes, width: int=2) -> float:
     "Bytes at the fullest moment"
@@ -338,11 +344,11 @@ def card_for(recipe, name: str|None=None) -> Card:
     "The card to reckon with: the one named, else the one here, else the one that a field recipe is meant for, else the processor"
     return find_card(name) if name else _card_here() or find_card(recipe.hub["card"] if recipe.hub else "CPU")
 
-def seconds(w: Work, s: Sizes, card: Card, quantize: str|None, big: bool) -> tuple[float, float, float, float]:
+def seconds(w: Work, s: Sizes, card: Card, quantize: str|None, again: bool) -> tuple[float, float, float, float]:
     "Operations read, written and trained of a stage, and its seconds"
     width = 4 if card.name == "CPU" else 2
     read = forward_flops(s, w.read, w.context, w.read*w.predicted)
-    write, train = forward_flops(s, w.written, w.context, w.written), train_flops(s, w.trained, w.context, w.trained*w.predicted, big and w.stage != "ppo")
+    write, train = forward_flops(s, w.written, w.context, w.written), train_flops(s, w.trained, w.context, w.trained*w.predicted, again)
     steps, moved = w.written/w.batch, sum(base_bytes(s, quantize, width)) + kv_bytes(s, w.batch*w.context, width)
     return read, write, train, (read + train)/(card.peak*1e12*USED) + max(write/(card.peak*1e12*USED), steps*moved/(card.bandwidth*1e9*USED_BANDWIDTH))
 
@@ -366,16 +372,15 @@ def memory_table(recipe, s: Sizes, card: Card):
 def work_table(recipe, s: Sizes, card: Card):
     "Operations by stage and kind, and the estimated time"
     from rich.table import Table
-    big = sum(count(s).values()) > BIG
     table = Table(title="work in TFLOP (10^12 operations), and estimated time", title_justify="left", title_style="", box=None, pad_edge=False)
     for k in ("stage", "prefill", "decode", "training", "time"): table.add_column(k, justify="left" if k == "stage" else "right")
-    rows = [(w.stage, *seconds(w, s, card, recipe.quantize, big)) for w in work(recipe)]
+    rows = [(w.stage, *seconds(w, s, card, recipe.quantize, saves(recipe, s, w.stage))) for w in work(recipe)]
     for stage, *ops, t in rows: table.add_row(stage, *(f"{x/1e12:,.2f}" if x else "" for x in ops), clock(t))
     table.add_row("all", *(f"{sum(r[i] for r in rows)/1e12:,.2f}" for i in (1, 2, 3)), clock(sum(r[4] for r in rows)), style="bold")
     return table
 
 # %% ../nbs/15_hardware.ipynb #8df15cc4
-FORMULAS = f"""bytes: NF4 .516 a number, 16-bit tables 2; adapters 4, gradients 4, Adam 8 a trained number;
+FORMULAS = f"""bytes: NF4 .516 a number, 16-bit tables 2; adapters 4, gradients 4, Adam 8 a trained number, or 2;
   keys and values 4Lk a token; logits {LOGIT_BYTES}V a predicted token; activations 36h + 10i + 4k + 28r
   a token and layer, or with checkpointing 2h and one layer at a time (float32: chapter 15)
 operations a token: 2(P + Pr) + 4Lqc read or written, 4P + 6Pr + 12Lqc trained, or with

@@ -20,13 +20,15 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
-from .core import CaiError, derive_seed
+from .core import CaiError, derive_seed, world
 
 # %% ../nbs/04_models.ipynb #2570a07f
 def pick_device(device: str | torch.device | None = None) -> torch.device:
-    "The device asked for, else the first CUDA card, else the CPU"
+    "The device asked for, else the first CUDA card (the process's own, if several were launched), else the CPU"
     if device is not None: return torch.device(device)
-    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    if not torch.cuda.is_available(): return torch.device('cpu')
+    if world()[1] > 1: torch.cuda.set_device(int(os.environ['LOCAL_RANK'])); return torch.device('cuda', torch.cuda.current_device())
+    return torch.device('cuda')
 
 def pick_dtype(device: torch.device) -> torch.dtype:
     "float32 on a CPU; on a card bfloat16 where the hardware has it, else float16"
@@ -479,3 +481,38 @@ def summed(self: Roles, role: str):
     try: yield
     finally:
         for m in layers: del m.forward
+
+# %% ../nbs/04_models.ipynb #4ckpt002
+@patch(as_prop=True)
+def big(self: Roles) -> bool:
+    "Has the base more than `BIG` parameters? Adapters are not counted, 4-bit weights as the numbers they stand for"
+    own = [p for n, p in self.base.named_parameters() if '.lora_' not in n]
+    return sum(p.quant_state.shape.numel() if getattr(p, 'quant_state', None) else p.numel() for p in own) > BIG
+
+def _twice(who, forward, *args, **kwargs):
+    "A layer's output; its backward pass calls `forward` again, if `who()` is who it was"
+    from torch.utils.checkpoint import checkpoint
+    first = who()
+    def again(*args, **kwargs):
+        if who() != first: raise CaiError(f'the gradient of {first} is due, but {who()} is in use', 'keep forward and backward inside one `use` block')
+        return forward(*args, **kwargs)
+    return checkpoint(again, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)   # no dropout: no random state
+
+@patch
+@contextmanager
+def checkpointed(self: Roles, on: bool | None = None): # None: if the base is `big`
+    """Inside the block a forward pass keeps only the inputs of layers, and its backward pass computes the layers again: the same gradients.
+    Raises `CaiError` if the role was switched in between, or if the base has no layers of the kind that can be wrapped."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+    on = self.big if on is None else on
+    layers = [m for m in self.backbone.modules() if isinstance(m, GradientCheckpointingLayer)] if on else []
+    if on and not layers: raise CaiError(f'{type(self.base).__name__} has no layers that can be computed twice', 'turn checkpointing off, or choose another base')
+    who = lambda: (self.active, getattr(self.model, 'active_adapter', None))
+    before = [m.__dict__.get('forward') for m in layers]
+    for m in layers: m.forward = functools.partial(_twice, who, m.forward)
+    try: yield
+    finally:
+        for m, f in zip(layers, before):
+            del m.forward
+            if f is not None: m.forward = f
+

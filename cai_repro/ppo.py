@@ -6,19 +6,20 @@
 __all__ = ['token_logprobs', 'entropy', 'kl_estimates', 'shape_rewards', 'next_kl_coef', 'gae', 'masked_mean', 'whiten',
            'policy_loss', 'value_loss', 'explained_variance', 'PPOConfig', 'Batch', 'pack', 'length_batches',
            'response_logprobs', 'response_values', 'pm_scores', 'Rollouts', 'read_rollouts', 'advantages',
-           'check_finite', 'train_role', 'update_policy', 'update_value', 'adam', 'prompt_stream', 'encode_prompts',
-           'start_actors', 'check_sound', 'check_ranking', 'optimizer_tensors', 'load_optimizer', 'training_mark',
-           'mark_differences', 'Checkpoints', 'draw_rollouts', 'tensorboard_writer', 'write_scalars', 'train_ppo']
+           'check_finite', 'train_role', 'update_policy', 'update_value', 'adam', 'adam_bits', 'LossScale', 'add_up',
+           'prompt_stream', 'encode_prompts', 'start_actors', 'check_sound', 'check_ranking', 'optimizer_tensors',
+           'load_optimizer', 'training_mark', 'mark_differences', 'Checkpoints', 'interleave', 'draw_rollouts',
+           'tensorboard_writer', 'write_scalars', 'train_ppo']
 
 # %% ../nbs/10_ppo.ipynb #886a662c
 import hashlib, json, math, os, shutil, time
-from dataclasses import dataclass, asdict, replace
+from dataclasses import dataclass, asdict, fields, replace
 from pathlib import Path
 from typing import Callable
 import numpy as np
 import torch
 from fastcore.basics import patch
-from .core import CaiError, atomic_write, derive_seed, file_sha256, fingerprint
+from .core import CaiError, atomic_write, derive_seed, everyone, file_sha256, fingerprint, once, world
 
 # %% ../nbs/10_ppo.ipynb #c56b4108
 def token_logprobs(
@@ -176,12 +177,15 @@ class PPOConfig:
     missing_eos_penalty:float=1. # taken off the score of a response that did not end
     max_grad_norm:float=1.
     seed:int=0
+    adam_bits:int|None=None # 32 or 8 for each number that Adam remembers; None: 8 for a `big` base on a card, else 32
+    checkpointing:bool|None=None # keep less for the backward pass and compute it again; None: for a `big` base (chapter 04)
     def __post_init__(self):
         bad = [k for k in ('steps', 'rollouts_per_step', 'epochs', 'minibatch', 'microbatch', 'max_new_tokens', 'lr', 'value_lr', 'clip', 'max_grad_norm') if not getattr(self, k) > 0]
         bad += [k for k in ('kl_coef', 'missing_eos_penalty') if not getattr(self, k) >= 0] + [k for k in ('gamma', 'lam') if not 0 <= getattr(self, k) <= 1]
         bad += [k for k in ('kl_target', 'kl_limit') if getattr(self, k) is not None and not getattr(self, k) > 0]
+        bad += ['adam_bits']*(self.adam_bits not in (None, 8, 32))
         if self.kl_target: bad += ['kl_coef']*(self.kl_coef == 0) + ['kl_horizon']*(not self.kl_horizon > .2*self.rollouts_per_step) # a price of 0 stays 0, a hasty one turns negative
-        if bad: raise CaiError('PPOConfig: ' + ', '.join(f'{k}={getattr(self, k)!r}' for k in bad) + ' cannot work', remedy='counts and rates must be above 0, coefficients at least 0, gamma and lam between 0 and 1, a target or limit above 0 or None; kl_target needs a kl_coef above 0, and a kl_horizon of some steps')
+        if bad: raise CaiError('PPOConfig: ' + ', '.join(f'{k}={getattr(self, k)!r}' for k in bad) + ' cannot work', remedy='counts and rates must be above 0, coefficients at least 0, gamma and lam between 0 and 1, a target or limit above 0 or None, adam_bits 8, 32 or None; kl_target needs a kl_coef above 0, and a kl_horizon of some steps')
 
 # %% ../nbs/10_ppo.ipynb #284bc27c
 @dataclass
@@ -344,24 +348,28 @@ def train_role(
     optimizer:torch.optim.Optimizer, # over `roles.trainable(role)`
     cfg:PPOConfig,
     step:int=0, # for the shuffle and for messages
+    scale=None, # its `LossScale`, if there is one from the step before
 ) -> tuple[float, float]: # mean of loss and of extra over the gradient steps
     "`cfg.epochs` passes over the rollouts, a gradient step each minibatch. Raises `CaiError` on NaN, before the weights change."
     tok, device, params = roles.tokenizer, roles.device, [p for g in optimizer.param_groups for p in g['params']]
-    rng, sums = np.random.default_rng(derive_seed(cfg.seed, 'ppo-shuffle', step)), []
-    with roles.use(role), roles.summed(role):
+    rng, sums, scale = np.random.default_rng(derive_seed(cfg.seed, 'ppo-shuffle', step)), [], scale or LossScale(roles)
+    lengths, (rank, size) = rollouts.lengths, world()
+    with roles.use(role), roles.summed(role), roles.checkpointed(cfg.checkpointing):
         for _ in range(cfg.epochs):
             order = rng.permutation(len(rollouts.response_ids)).tolist()
             for start in range(0, len(order), cfg.minibatch):
                 chosen = order[start:start + cfg.minibatch]
                 total, seen = rollouts.mask[chosen].sum().item(), np.zeros(2)
                 optimizer.zero_grad(set_to_none=True)
-                for part in length_batches(chosen, rollouts.lengths, cfg.microbatch):
+                mine = length_batches(chosen, lengths, len(chosen))[0][rank::size] # dealt out by length
+                for part in length_batches(mine, lengths, cfg.microbatch):
                     batch = pack([rollouts.prompt_ids[i] for i in part], [rollouts.response_ids[i] for i in part], tok.pad_token_id, device)
                     loss, extra = loss_fn(batch, lambda x: x[part, :batch.mask.shape[1]].to(device), total)
-                    loss.backward(); seen += loss.item(), float(extra)
+                    scale.scale(loss).backward(); seen += loss.item(), float(extra)
+                seen = add_up(params, seen); scale.unscale_(optimizer)
                 norm = torch.nn.utils.clip_grad_norm_(params, cfg.max_grad_norm).item()
-                check_finite(step, **{f'{role} loss': seen[0], f'{role} gradient': norm})
-                optimizer.step(); sums.append(seen)
+                check_finite(step, **{f'{role} loss': seen[0], f'{role} gradient': 0. if scale.skips(norm) else norm})
+                scale.step(optimizer); scale.update(); sums.append(seen)
         optimizer.zero_grad(set_to_none=True)
     return tuple(np.mean(sums, 0).tolist())
 
@@ -369,31 +377,70 @@ def train_role(
 def update_policy(
     roles, role:str, rollouts:Rollouts, # as in `train_role`
     adv:torch.Tensor, # (B, R)
-    optimizer:torch.optim.Optimizer, cfg:PPOConfig, step:int=0,
+    optimizer:torch.optim.Optimizer, cfg:PPOConfig, step:int=0, scale=None,
 ) -> tuple[float, float]: # mean loss, mean share of clipped tokens
     "One PPO step of the policy on fixed rollouts."
     def loss_fn(batch, table, total):
         logp, _ = response_logprobs(roles, role, batch)
         return policy_loss(logp, table(rollouts.logp), table(adv), batch.mask, cfg.clip, total)
-    return train_role(roles, role, rollouts, loss_fn, optimizer, cfg, step)
+    return train_role(roles, role, rollouts, loss_fn, optimizer, cfg, step, scale)
 
 def update_value(
     roles, role:str, rollouts:Rollouts, # as in `train_role`
     returns:torch.Tensor, # (B, R)
-    optimizer:torch.optim.Optimizer, cfg:PPOConfig, step:int=0,
+    optimizer:torch.optim.Optimizer, cfg:PPOConfig, step:int=0, scale=None,
 ) -> float: # mean loss
     "One regression step of the value function on the returns."
     def loss_fn(batch, table, total):
         values = response_values(roles, role, batch)
         return value_loss(values, table(rollouts.values), table(returns), batch.mask, cfg.value_clip, total), 0.
-    return train_role(roles, role, rollouts, loss_fn, optimizer, cfg, step)[0]
+    return train_role(roles, role, rollouts, loss_fn, optimizer, cfg, step, scale)[0]
 
+
+# %% ../nbs/10_ppo.ipynb #10big004
 def adam(
     params:list, # explicit: nothing else is trained
     lr:float,
+    bits:int=32, # for each number it remembers; 8: bitsandbytes, tensors of fewer than 4096 numbers excepted
 ) -> torch.optim.Optimizer:
     "Adam with the epsilon that PPO codes use, and no weight decay."
-    return torch.optim.AdamW(params, lr=lr, eps=1e-5, weight_decay=0.)
+    if bits == 32: return torch.optim.AdamW(params, lr=lr, eps=1e-5, weight_decay=0.)
+    try: from bitsandbytes.optim import AdamW8bit
+    except ImportError as e: raise CaiError('8-bit Adam is part of bitsandbytes, which is not installed', remedy='pip install bitsandbytes, or set adam_bits to 32') from e
+    return AdamW8bit(params, lr=lr, eps=1e-5, weight_decay=0.)
+
+def adam_bits(
+    roles, # `cai_repro.models.Roles`
+    cfg:PPOConfig,
+) -> int: # 32 or 8
+    "What `cfg.adam_bits` comes to on this base and device."
+    return cfg.adam_bits or (8 if roles.big and roles.device.type == 'cuda' else 32)
+
+# %% ../nbs/10_ppo.ipynb #10big012
+class LossScale(torch.amp.GradScaler):
+    "PyTorch's loss scaling for a float16 base; for any other it does nothing."
+    def __init__(self, roles, # `cai_repro.models.Roles`
+                 start:float=2.**16): # the first factor
+        super().__init__(roles.device.type, init_scale=start, enabled=roles.base.dtype == torch.float16)
+        self.skipped = 0 # gradient steps left out so far
+    def skips(self, norm:float) -> bool:
+        "Will a step with this gradient norm be left out? `CaiError` if gradients overflow by themselves, with a factor below 1."
+        if not self.is_enabled() or math.isfinite(norm): return False
+        if self.get_scale() < 1: raise CaiError(f'gradients overflow float16, however small the loss is made ({self.skipped} steps were skipped)', remedy='lower lr, or use a base or card with bfloat16')
+        self.skipped += 1
+        return True
+
+# %% ../nbs/10_ppo.ipynb #10big021
+def add_up(
+    params:list, # their gradients are summed over all processes, in place
+    seen:np.ndarray, # numbers to be summed too
+) -> np.ndarray:
+    "Sums over all processes; a parameter that had no gradient here counts as 0."
+    if world()[1] == 1: return seen
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in params])
+    torch.distributed.all_reduce(flat)
+    for p, g in zip(params, flat.split([p.numel() for p in params])): p.grad = g.view_as(p)
+    return sum(everyone(lambda: seen))
 
 # %% ../nbs/10_ppo.ipynb #5925b29b
 def prompt_stream(
@@ -483,18 +530,19 @@ def check_ranking(
 
 # %% ../nbs/10_ppo.ipynb #6de2efb1
 def optimizer_tensors(opt:torch.optim.Optimizer) -> dict[str, torch.Tensor]: # "3.exp_avg" and so on: number of the parameter, name
-    "All that an optimiser remembers, for a safetensors file."
-    return {f'{i}.{k}': v.detach().cpu().contiguous() for i, memory in opt.state_dict()['state'].items() for k, v in memory.items()}
+    "All that an optimiser remembers, for a safetensors file. A plain number becomes a tensor of one integer."
+    params = [p for g in opt.param_groups for p in g['params']]
+    return {f'{i}.{k}': torch.as_tensor(v).detach().cpu().clone().contiguous() for i, p in enumerate(params) for k, v in opt.state.get(p, {}).items()}
 
 def load_optimizer(
     opt:torch.optim.Optimizer, # new, over the same parameters in the same order
     tensors:dict[str, torch.Tensor], # from `optimizer_tensors`
 ):
     "Let an optimiser remember; its settings stay its own."
-    state = {}
+    state, number = {}, lambda v: v.item() if v.dtype == torch.int64 and v.ndim == 0 else v.clone()
     for name, v in tensors.items():
         i, k = name.split('.')
-        state.setdefault(int(i), {})[k] = v.clone()
+        state.setdefault(int(i), {})[k] = number(v)
     opt.load_state_dict({'state': state, 'param_groups': opt.state_dict()['param_groups']})
 
 # %% ../nbs/10_ppo.ipynb #e5f5bb90
@@ -510,7 +558,8 @@ def training_mark(
         params, h = roles.params(role), hashlib.sha256(str(roles.model.peft_config[role].lora_alpha).encode())
         for p in params: h.update(p.detach().cpu().numpy().tobytes())
         return h.hexdigest()[:16]
-    settings = {k: v for k, v in asdict(cfg).items() if k not in ('steps', 'microbatch', 'kl_limit')}
+    settings = {k: v for k, v in asdict(cfg).items() if k not in ('steps', 'microbatch', 'kl_limit', 'checkpointing', 'adam_bits')}
+    if adam_bits(roles, cfg) != 32: more['adam_bits'] = adam_bits(roles, cfg)
     judge = getattr(pm, '__qualname__', type(pm).__name__) if callable(pm) else weights(pm)
     mark = {'settings': settings | more | {'half': roles.half}, 'base': roles.base_sha256()[:16], 'prompts': fingerprint(prompts), 'reference': weights(reference), 'preference model': judge}
     return json.loads(json.dumps(mark, default=lambda x: x.item()))
@@ -583,6 +632,20 @@ def last(self:Checkpoints,
     return path, state
 
 # %% ../nbs/10_ppo.ipynb #193a10f3
+def interleave(
+    parts:list, # `Rollouts`: of responses 0, n, 2n ..., of 1, n+1, 2n+1 ..., n in all
+) -> Rollouts:
+    "Rollouts that were dealt out, in one again."
+    n, longest = len(parts), max(p.mask.shape[1] for p in parts)
+    if n == 1: return parts[0]
+    def dealt(name):
+        xs = [getattr(p, name) for p in parts]
+        if xs[0] is None: return None
+        if torch.is_tensor(xs[0]) and xs[0].ndim == 2: xs = [torch.nn.functional.pad(x, (0, longest - x.shape[1])) for x in xs]
+        rows = [xs[i % n][i//n] for i in range(sum(map(len, xs)))]
+        return torch.stack(rows) if torch.is_tensor(xs[0]) else rows
+    return Rollouts(*(dealt(f.name) for f in fields(Rollouts)))
+
 def draw_rollouts(
     roles, engine, # `Roles`, and a `LocalEngine` that speaks as the policy
     prompts:list[str], prompt_ids:list[list[int]], # the same prompts as text and tokens
@@ -590,10 +653,15 @@ def draw_rollouts(
     policy:str, reference:str, pm:str|Callable, value:str, # as in `train_ppo`
 ) -> tuple[Rollouts, list[str]]: # the rollouts with their scores; the responses as text
     "The responses of one step and all that is known of them."
-    drawn = engine.generate_ids(prompt_ids, max_new_tokens=cfg.max_new_tokens, seed=derive_seed(cfg.seed, 'ppo-rollout', step))
-    responses = [roles.tokenizer.decode(r, skip_special_tokens=True).strip() for r in drawn]
-    rollouts = read_rollouts(roles, prompt_ids, drawn, policy, reference, value, cfg.microbatch)
-    rollouts.score = torch.as_tensor(pm(prompts, responses)).float() if callable(pm) else pm_scores(roles, pm, prompt_ids, drawn, cfg.microbatch)
+    def part():
+        mine = prompt_ids[share]
+        drawn = engine.generate_ids(prompt_ids, max_new_tokens=cfg.max_new_tokens, seed=derive_seed(cfg.seed, 'ppo-rollout', step), rows=share)
+        some = read_rollouts(roles, mine, drawn, policy, reference, value, cfg.microbatch)
+        return some if callable(pm) else replace(some, score=pm_scores(roles, pm, mine, drawn, cfg.microbatch))
+    rank, size = world(); share = slice(rank, None, size)
+    rollouts = interleave(everyone(part))
+    responses = [roles.tokenizer.decode(r, skip_special_tokens=True).strip() for r in rollouts.response_ids]
+    if callable(pm): rollouts.score = once(lambda: torch.as_tensor(pm(prompts, responses)).float()) # of all: it may compare them
     return rollouts, responses
 
 # %% ../nbs/10_ppo.ipynb #90d037cb
@@ -633,20 +701,25 @@ def train_ppo(
     "PPO against a preference model (CAI §4; Bai et al. 2022 §4.1). Only `policy` and `value` change. `CaiError` on NaN, runaway KL, equal scores, bad prompts, or a checkpoint that does not fit."
     from cai_repro.generate import LocalEngine
     from safetensors.torch import load_file
-    cfg = cfg or PPOConfig()
+    cfg, (rank, size) = cfg or PPOConfig(), world()
+    if size > min(cfg.rollouts_per_step, cfg.minibatch): raise CaiError(f'{size} processes, but minibatches of {min(cfg.rollouts_per_step, cfg.minibatch)} responses', remedy='use fewer processes or larger minibatches')
     if checkpoint and not every >= 1: raise CaiError(f'every={every} cannot work', remedy='a checkpoint each `every` steps: 1 or more')
     prompt_ids = encode_prompts(roles, rows, cfg.max_new_tokens)
     kept = checkpoint and Checkpoints(Path(checkpoint), training_mark(roles, [[r['prompt'] for r in rows], prompt_ids], cfg, reference, pm, newline_stops=newline_stops))
-    saved, state = kept.last(cfg.steps) if kept else (None, {})
-    board = tensorboard and tensorboard_writer(tensorboard, state.get('step', 0))
+    saved, state = once(lambda: kept.last(cfg.steps)) if kept else (None, {})
+    first = rank == 0 # the process that writes
+    board = first and tensorboard and tensorboard_writer(tensorboard, state.get('step', 0))
     start_actors(roles, policy, reference, pm, value, saved)
-    actors = {'policy': (policy, adam(roles.trainable(policy), cfg.lr)), 'value': (value, adam(roles.trainable(value), cfg.value_lr))}
+    bits = adam_bits(roles, cfg)
+    actors = {'policy': (policy, adam(roles.trainable(policy), cfg.lr, bits)), 'value': (value, adam(roles.trainable(value), cfg.value_lr, bits))}
+    scales = {name: LossScale(roles) for name in actors}
     state = state or {'step': 0, 'kl_coef': cfg.kl_coef, 'log': []}
     if saved:
         for name, (_, opt) in actors.items(): load_optimizer(opt, load_file(saved/name/'optimizer.safetensors'))
-    elif kept: kept.save(roles, actors, state)
+        for name, kept_scale in state.get('scales', {}).items(): scales[name].load_state_dict(kept_scale)
+    elif kept: once(lambda: kept.save(roles, actors, state))
     engine, log = LocalEngine(roles, role=policy, batch_size=cfg.rollouts_per_step, newline_stops=newline_stops), state['log']
-    if log_path: Path(log_path).parent.mkdir(parents=True, exist_ok=True); Path(log_path).write_text(''.join(json.dumps(r) + '\n' for r in log))
+    if log_path and first: Path(log_path).parent.mkdir(parents=True, exist_ok=True); Path(log_path).write_text(''.join(json.dumps(r) + '\n' for r in log))
     if saved and on_progress: on_progress(state['step'], cfg.steps)
     for step, index in zip(range(cfg.steps), prompt_stream(len(rows), cfg.rollouts_per_step, cfg.seed)):
         if step < state['step']: continue # done before; the stream had to come past it
@@ -654,15 +727,18 @@ def train_ppo(
         rollouts, responses = draw_rollouts(roles, engine, prompts, [prompt_ids[i] for i in index], cfg, step, policy, reference, pm, value)
         adv, returns, means = advantages(rollouts, now)
         check_finite(step, **means); check_sound(step, rollouts, means['kl'], cfg, learned=not callable(pm))
-        loss, clip_share = update_policy(roles, policy, rollouts, adv, actors['policy'][1], cfg, step)
-        row = dict(step=step, **means, policy_loss=loss, clip_share=clip_share, value_loss=update_value(roles, value, rollouts, returns, actors['value'][1], cfg, step))
+        loss, clip_share = update_policy(roles, policy, rollouts, adv, actors['policy'][1], cfg, step, scales['policy'])
+        row = dict(step=step, **means, policy_loss=loss, clip_share=clip_share, value_loss=update_value(roles, value, rollouts, returns, actors['value'][1], cfg, step, scales['value']))
+        if scales['policy'].is_enabled():
+            row['skipped'] = sum(s.skipped for s in scales.values()); state['scales'] = {name: s.state_dict() for name, s in scales.items()}
+            for s in scales.values(): s.skipped = 0
         if cfg.kl_target: row |= {'kl_coef': now.kl_coef}; state['kl_coef'] = next_kl_coef(now.kl_coef, means['kl'], cfg.kl_target, len(index), cfg.kl_horizon)
-        if probe: row |= probe(step, prompts, responses)
+        if probe: row |= once(lambda: probe(step, prompts, responses))
         log.append(row | {'seconds': round(time.perf_counter() - started, 3)}); state['step'] = step + 1
-        if log_path:
+        if log_path and first:
             with open(log_path, 'a') as f: f.write(json.dumps(log[-1]) + '\n')
         if board: write_scalars(board, log[-1])
-        if kept and (step + 1 == cfg.steps or (step + 1) % every == 0): kept.save(roles, actors, state)
+        if kept and (step + 1 == cfg.steps or (step + 1) % every == 0): once(lambda: kept.save(roles, actors, state))
         if on_progress: on_progress(step + 1, cfg.steps)
     if board: board.close()
     for role in (policy, value): roles.freeze(role)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from .core import CaiError, derive_seed
-from .models import BIG, Roles, encode_pairs, quiet
+from .core import CaiError, derive_seed, world
+from .models import Roles, encode_pairs, quiet
 
 # %% ../nbs/07_sft.ipynb #1710fcc6
 def sl_rows(chains: list,                # `critique.Chain`s: red-team prompts and their revisions
@@ -87,13 +87,14 @@ def keep_float32(params: list):
 
 def trainer_settings(roles: Roles, *, epochs, lr, batch_size, seed, output_dir, schedule='linear', n_rows=0) -> dict:
     "Settings that all our TRL trainers share: quiet, no checkpoints, and right for the device"
-    cpu, big = roles.device.type == 'cpu', sum(p.numel() for p in roles.base.parameters()) > BIG
+    cpu, (_, size) = roles.device.type == 'cpu', world()
+    if batch_size % size: raise CaiError(f'{size} processes can not share a batch of {batch_size}', f'choose a batch_size that {size} divides')
     half = roles.half or (not cpu and roles.base.dtype == torch.bfloat16)
     steps = math.ceil(n_rows / batch_size) * epochs
-    return dict(output_dir=str(output_dir), num_train_epochs=epochs, learning_rate=lr, per_device_train_batch_size=batch_size,
+    return dict(output_dir=str(output_dir), num_train_epochs=epochs, learning_rate=lr, per_device_train_batch_size=batch_size // size,
                 lr_scheduler_type=schedule, warmup_steps=0 if schedule == 'constant' else round(.03 * steps), max_grad_norm=1.,
                 logging_steps=max(1, steps // 40), report_to='none', save_strategy='no', disable_tqdm=True, seed=seed % 2**32,
-                use_cpu=cpu, bf16=half, fp16=not cpu and not half and roles.base.dtype == torch.float16, gradient_checkpointing=big,
+                use_cpu=cpu, bf16=half, fp16=not cpu and not half and roles.base.dtype == torch.float16, gradient_checkpointing=roles.big,
                 train_sampling_strategy='group_by_length', dataloader_pin_memory=not cpu)
 
 # %% ../nbs/07_sft.ipynb #fbd1741e
