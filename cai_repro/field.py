@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from .constitution import Constitution, Principle
-from .core import CaiError, atomic_write, derive_seed
-from .pipeline import (ASSISTANT, EVALUATED, STAGES, Run, Stage, _count, _rows, _seed, _steady, _store, _write, ai_labels, make_ppo as ppo_stage,
+from .core import CaiError, derive_seed
+from .pipeline import (EVALUATED, STAGES, Run, Stage, _count, _put, _rows, _save, _seed, _steady, _store, _write, ai_labels, make_ppo as ppo_stage,
                                 parts, readable_prompts, red_team_asked, red_team_pairs, revised, tempfile_folder)
 
 # %% auto #0
@@ -70,7 +70,7 @@ def make_assistant(run: Run, tick) -> int:
     run.roles.add("helpful", seed=_seed(run, "helpful adapter"))
     with tempfile_folder() as scratch:
         log = train_sft(run.roles, "helpful", helpful_rows(parts_["helpful"]), seed=_seed(run, "assistant"), output_dir=scratch, on_progress=tick, **run.recipe.sft)
-    run.roles.save("helpful", run.folder.path(ASSISTANT["helpful"])); _write(run, "assistant/log.jsonl", _steady(log))
+    _save(run, "helpful"); _write(run, "assistant/log.jsonl", _steady(log))
     for part in kept: _write(run, f"assistant/{part}.jsonl", [{**p, "side": "benign"} for p in parts_[part]])
     return len(parts_["helpful"])
 
@@ -249,7 +249,7 @@ def make_evaluate(run: Run, tick) -> int:
     metrics = {"world": "field", "models": models, "feedback": label_quality(_rows(run, "feedback/red_team.jsonl")), "revisions": curve,
                "preference": {"human": human["accuracy"], "ai": model["accuracy"], "ece": human["ece"], "longer": human["longer"]}, "training_prompts": {"outside": run.outside is not None, "source": Path(run.source).name if run.source else "data/prompts",
                "prompts": len(_rows(run, "critique/chains.jsonl")), "left_out": 0 if run.outside is None else len(_rows(run, "prompts/left_out.jsonl"))}}
-    atomic_write(run.folder.path("evaluate/metrics.json"), json.dumps(metrics, indent=1) + "\n")
+    _put(run, "evaluate/metrics.json", json.dumps(metrics, indent=1) + "\n")
     return 3*len(held)
 
 # %% ../nbs/16_field.ipynb #fd000071

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import typer
 
-from .core import CaiError, JsonlStore, RunFolder, atomic_write, derive_seed, file_sha256, fingerprint, resource_path
+from .core import CaiError, JsonlStore, RunFolder, atomic_write, derive_seed, file_sha256, fingerprint, once, resource_path, world
 
 # %% auto #0
 __all__ = ['COUNTS', 'ADAPTERS', 'ASSISTANT', 'ENOUGH', 'EVALUATED', 'GENERATION', 'STAGES', 'SMALLER', 'HELP', 'app', 'DEBUG',
@@ -162,8 +162,16 @@ def _rows(run: Run, file: str) -> list[dict]: return _store(run, file).rows()
 def _seed(run: Run, *parts) -> int: return derive_seed(run.seed, *parts)
 
 def _write(run: Run, file: str, rows: list[dict]) -> None:
-    "A whole JSONL file or none; the lines are those of one `JsonlStore` chunk."
-    atomic_write(run.folder.path(file), "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+    "A whole JSONL file or none, written by the first process; the lines are those of one `JsonlStore` chunk."
+    _put(run, file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+
+def _put(run: Run, file: str, text: str) -> None:
+    "A whole file or none, written by the first process."
+    once(lambda: atomic_write(run.folder.path(file), text))
+
+def _save(run: Run, role: str) -> None:
+    "A role's adapter in its place in the run, written by the first process."
+    once(lambda: run.roles.save(role, run.folder.path((ADAPTERS | ASSISTANT)[role])) and None)
 
 def _steady(log: list[dict]) -> list[dict]:
     "A training log without its clock, so that a repeated run writes the same bytes."
@@ -183,8 +191,11 @@ def prepare(recipe: str|Recipe="pocket", out: str|Path|None=None, *, seed: int=0
     out = Path(out or f"runs/{recipe.name}-seed{seed}")
     check_models(recipe); check_disk(out); check_machine(recipe, out)
     inputs = {"seed": seed, "constitution": f"{con.name} {con.sha256[:12]}", "prompts": fingerprint(outside) if outside else None, "quantize": recipe.quantize, "models": models_mark(recipe)}
-    folder = RunFolder(out).open(recipe.name, inputs, force=force)
-    for name, s in folder.manifest["stages"].items(): folder.stage_done(name, s["fingerprint"]) # damage is found now, not in ten minutes
+    def opened():
+        folder = RunFolder(out).open(recipe.name, inputs, force=force)
+        for name, s in folder.manifest["stages"].items(): folder.stage_done(name, s["fingerprint"]) # damage is found now, not in ten minutes
+        return folder.manifest
+    folder = RunFolder(out); folder.manifest = once(opened)
     return Run(recipe, seed, con, folder, outside, str(prompts or ""))
 
 # %% ../nbs/14_pipeline.ipynb #6a5809de
@@ -261,7 +272,7 @@ def make_sft(run: Run, tick) -> int:
     run.roles.add("sl", seed=_seed(run, "sl adapter"))
     with tempfile_folder() as scratch:
         log = train_sft(run.roles, "sl", rows, seed=_seed(run, "sft"), output_dir=scratch, on_progress=tick, **run.recipe.sft)
-    run.roles.save("sl", run.folder.path(ADAPTERS["sl"])); _write(run, "sft/log.jsonl", _steady(log))
+    _save(run, "sl"); _write(run, "sft/log.jsonl", _steady(log))
     return len(rows)
 
 @contextlib.contextmanager
@@ -364,7 +375,7 @@ def make_preference(run: Run, tick) -> int:
         log = train_pm(run.roles, "pm", rows, seed=_seed(run, "preference"), output_dir=scratch, on_progress=tick, **run.recipe.preference)
     if len(rows) >= ENOUGH: check_ranking(run.roles, "pm", rows[::max(1, len(rows)//400)])
     log[-1] |= {"mix": {k: len(v) for k, v in sides.items()}}
-    run.roles.save("pm", run.folder.path(ADAPTERS["pm"])); _write(run, "preference/log.jsonl", _steady(log))
+    _save(run, "pm"); _write(run, "preference/log.jsonl", _steady(log))
     return len(rows)
 
 def rl_prompts(red: list[dict], benign: list[dict], n: int) -> list[dict]:
@@ -382,8 +393,8 @@ def make_ppo(run: Run, tick, probe_of: Callable|None=None, # sides by prompt -> 
     cfg = PPOConfig(**{"max_new_tokens": run.recipe.max_new_tokens, **run.recipe.ppo, "seed": _seed(run, "ppo")})
     log = train_ppo(run.roles, rows, cfg, newline_stops=run.recipe.newline_stops, log_path=run.folder.path("ppo/log.jsonl"), on_progress=tick,
                     probe=probe_of({r["prompt"]: r["side"] for r in rows}), checkpoint=state, every=every)
-    for role in ("policy", "value"): run.roles.save(role, run.folder.path(ADAPTERS[role]))
-    _write(run, "ppo/log.jsonl", _steady(log)); Checkpoints(state, {}).remove()
+    for role in ("policy", "value"): _save(run, role)
+    _write(run, "ppo/log.jsonl", _steady(log)); once(Checkpoints(state, {}).remove)
     return len(log)
 
 # %% ../nbs/14_pipeline.ipynb #ab342b3b
@@ -438,7 +449,7 @@ def make_evaluate(run: Run, tick) -> int:
     label(1, 1)
     metrics = {"models": models, "feedback": quality, "revisions": revision_curve(chains),
                "preference": preference_quality(run, responses, run.seed), "training_prompts": training_prompts(run)}
-    atomic_write(run.folder.path("evaluate/metrics.json"), json.dumps(metrics, indent=1) + "\n")
+    _put(run, "evaluate/metrics.json", json.dumps(metrics, indent=1) + "\n")
     return 3*len(held)
 
 # %% ../nbs/14_pipeline.ipynb #53826677
@@ -448,7 +459,7 @@ def write_metrics(run: Run) -> dict:
     made = run.folder.manifest["stages"]
     stages = {s.name: {k: made[s.name][k] for k in ("seconds", "rows")} for s in stages_of(run.recipe) if s.name in made}
     metrics = {"recipe": run.recipe.name, "seed": run.seed, **read_json(run.folder.path("evaluate/metrics.json")), "stages": stages}
-    atomic_write(run.folder.path("metrics.json"), json.dumps(metrics, indent=1) + "\n")
+    _put(run, "metrics.json", json.dumps(metrics, indent=1) + "\n")
     return metrics
 
 def command_of(run: Run) -> str:
@@ -483,12 +494,12 @@ def write_info(run: Run) -> None:
     info = {"name": run.folder.root.name, "version": made_with["cai_repro"], "recipe": r.name, "seed": run.seed, "constitution": run.constitution.name,
             "quantize": r.quantize, "temperature": 1.0, "command": command_of(run),
             "settings": {**{k: v for k, v in asdict(r).items() if v != {} or k != "hub"}, "prompts": {**COUNTS, **r.prompts}}, "versions": made_with}
-    atomic_write(run.folder.path("run.json"), json.dumps(info, indent=1, ensure_ascii=False) + "\n")
+    _put(run, "run.json", json.dumps(info, indent=1, ensure_ascii=False) + "\n")
 
 def make_report(run: Run, tick) -> int:
     "Stage `report`: figures and page."
     from cai_repro.figures import write_report
-    write_metrics(run); write_info(run); write_report(run.folder.root, run.constitution); tick(1, 1)
+    write_metrics(run); write_info(run); once(lambda: write_report(run.folder.root, run.constitution) and None); tick(1, 1)
     return 1
 
 # %% ../nbs/14_pipeline.ipynb #9e6c5884
@@ -545,7 +556,8 @@ class BarProgress(PlainProgress):
         self.bars.update(task, description=stage.does + (" (kept)" if seconds is None else ""), completed=rows, total=rows)
 
 def progress_for_screen() -> PlainProgress:
-    "Bars on a terminal, plain lines elsewhere or with CAI_REPRO_PROGRESS=0."
+    "Bars on a terminal, plain lines elsewhere or with CAI_REPRO_PROGRESS=0; nothing in a process that is not the first."
+    if world()[0]: return PlainProgress(lambda text: None)
     return BarProgress() if sys.stdout.isatty() and os.environ.get("CAI_REPRO_PROGRESS") != "0" else PlainProgress()
 
 # %% ../nbs/14_pipeline.ipynb #be089e2b
@@ -566,8 +578,9 @@ SMALLER = {"assistant": "sft: batch_size or max_length", "sft": "sft: batch_size
 def run_stage(run: Run, stage: Stage, progress: PlainProgress) -> None:
     "Make one stage, or keep it if it is finished and valid."
     mark, made = stage_fingerprint(run, stage), run.folder.manifest["stages"]
-    if run.folder.stage_done(stage.name, mark): return progress.done(stage, made[stage.name]["rows"], None)
-    run.folder.start_stage(stage.name, mark, stage.files)
+    if once(lambda: run.folder.stage_done(stage.name, mark)): return progress.done(stage, made[stage.name]["rows"], None)
+    def with_manifest(f): f(); return run.folder.manifest                    # every process goes by the first one's
+    run.folder.manifest = once(lambda: with_manifest(lambda: run.folder.start_stage(stage.name, mark, stage.files)))
     start = time.perf_counter()
     try: rows = stage.make(run, progress.start(stage))
     except CaiError: raise
@@ -579,8 +592,10 @@ def run_stage(run: Run, stage: Stage, progress: PlainProgress) -> None:
         raise CaiError(f"{run.folder.root}: the disk is full, in stage '{stage.name}'; the stages before it are safe",
                        "make room and run the same command again: it continues") from e
     seconds = time.perf_counter() - start
-    run.folder.finish_stage(stage.name, mark, stage.files, rows, seconds)
-    run.folder.manifest["stages"][stage.name]["versions"] = versions(); run.folder.save()
+    def finish():
+        run.folder.finish_stage(stage.name, mark, stage.files, rows, seconds)
+        run.folder.manifest["stages"][stage.name]["versions"] = versions(); run.folder.save()
+    run.folder.manifest = once(lambda: with_manifest(finish))
     progress.done(stage, rows, seconds)
 
 # %% ../nbs/14_pipeline.ipynb #300d66e1
@@ -699,6 +714,7 @@ def run_command(ctx: typer.Context,
         out = out or Path(f"runs/{recipe.name}-seed{seed}")
         if dry_run: return print_dry_run(replace(recipe, constitution=constitution or recipe.constitution, quantize=recipe.quantize if quantize is None else None if quantize == "none" else quantize), out, prompts, card)
         metrics = run(recipe, out, seed=seed, constitution=constitution, prompts=prompts, quantize=quantize, force=force)
+        if world()[0]: return
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
         console.print(); console.print(results_table(metrics))
         for line in summary_lines(metrics): typer.echo(clean(line))
