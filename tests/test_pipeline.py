@@ -315,3 +315,22 @@ def test_help_is_instant_and_light():
 def test_another_seed_is_another_run(whole, recipe, tmp_path):
     run(recipe, tmp_path/"run", seed=1, until="helpful")
     for f in ("prompts/red_team.jsonl", "helpful/red_team.jsonl"): assert (tmp_path/"run"/f).read_bytes() != (whole[0]/f).read_bytes()
+
+def test_two_processes_share_a_run(recipe, whole, tmp_path):
+    "As `accelerate launch` would start them: one folder, the same texts, weights equal up to rounding"
+    import pickle, socket
+    from safetensors.torch import load_file
+    (tmp_path/"recipe").write_bytes(pickle.dumps(recipe))
+    code = "import pickle, sys, torch; torch.set_num_threads(1); from cai_repro.pipeline import run; run(pickle.load(open(sys.argv[1], 'rb')), sys.argv[2])"
+    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = str(s.getsockname()[1])
+    env = os.environ | dict(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port, OMP_NUM_THREADS="1", PYTHONPATH=str(Path(pipeline.__file__).parent.parent), PYTHONWARNINGS="ignore")
+    jobs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path/"recipe"), str(tmp_path/"run")], env=env | dict(RANK=r, LOCAL_RANK=r), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for r in "01"]
+    said = [j.communicate(timeout=240)[0] for j in jobs]
+    assert not any(j.returncode for j in jobs), "\n\n".join(said)[-6000:]
+    assert said[0].count(" rows ") == len(STAGES) and " rows " not in said[1]                       # one of them speaks
+    one, two = whole[0], tmp_path/"run"
+    for f in ("prompts/red_team.jsonl", "helpful/benign.jsonl", "critique/chains.jsonl"): assert (one/f).read_bytes() == (two/f).read_bytes(), f
+    a, b = (load_file(d/"sft"/"sl"/"adapter_model.safetensors") for d in (one, two))
+    assert a.keys() == b.keys() and max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-2
+    assert (two/"report.html").exists() and set(json.loads((two/"manifest.json").read_text())["stages"]) == {s.name for s in STAGES}
+    assert not list(two.rglob("*.tmp*"))
