@@ -443,13 +443,18 @@ def base_sha256(self: Roles) -> str:
 BIG = 3e8 # parameters: from here on memory counts for more than speed
 
 @patch
+def folds(self: Roles, role: str | None) -> bool:
+    "Does `folded` add this role to the weights, or only use it?"
+    layers = [m for m in self.model.modules() if role in getattr(m, 'lora_A', {})]
+    return bool(layers) and all(m.base_layer.weight.dtype == torch.float32 for m in layers) and sum(m.base_layer.weight.numel() for m in layers) <= BIG
+
+@patch
 @contextmanager
 def folded(self: Roles, role: str | None):
     """Compute as `role` inside the block, without gradients, with its adapter added to the base's weights for the time being:
     faster, at the price of a second copy of them. A base that is not float32, or is `BIG`, is used as in `use`."""
     layers = [m for m in self.model.modules() if role in getattr(m, 'lora_A', {})]
-    plain = not layers or self._folded is not None or any(m.base_layer.weight.dtype != torch.float32 for m in layers)
-    if plain or sum(m.base_layer.weight.numel() for m in layers) > BIG:
+    if self._folded is not None or not self.folds(role):
         with self.use(role), torch.no_grad(): yield self.model
         return
     own = [m.base_layer.weight.data for m in layers]
@@ -461,6 +466,21 @@ def folded(self: Roles, role: str | None):
         finally:
             self._folded = None
             for m, w in zip(layers, own): m.base_layer.weight.data = w
+
+# %% ../nbs/04_models.ipynb #m1xed001
+@patch
+def hidden_of(self: Roles, roles: list, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> list[torch.Tensor]:
+    """Last hidden states of the same rows as each of several roles (None: the bare base), without gradients, in one pass over the base:
+    (B, T) ids -> one (B, T, H) a role. Needs the memory of a batch of len(roles) x B rows."""
+    for r in roles:
+        if r is not None: self._known(r)
+    first, n = next((r for r in roles if r is not None), None), len(roles)
+    if first is None or self._folded is not None: return [self.hidden(r, input_ids, attention_mask) for r in roles]
+    names = [r or '__base__' for r in roles for _ in range(len(input_ids))]
+    with torch.no_grad(), self.use(first), self.model.base_model._enable_peft_forward_hooks(adapter_names=names):
+        h = self.backbone(input_ids=input_ids.repeat(n, 1), attention_mask=attention_mask.repeat(n, 1), use_cache=False,
+                          position_ids=positions(attention_mask).repeat(n, 1)).last_hidden_state
+    return list(h.chunk(n))
 
 # %% ../nbs/04_models.ipynb #81e0e56f
 def _through_sum(layer, role, x, *args, **kwargs):

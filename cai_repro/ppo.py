@@ -235,9 +235,10 @@ def response_logprobs(
     role:str|None, # whose probabilities (None: the raw base)
     batch:Batch,
     with_entropy:bool=False,
+    hidden:torch.Tensor|None=None, # (B, L, H) where the hidden states are known already
 ) -> tuple[torch.Tensor, torch.Tensor|None]: # (B, R) log-probabilities; (B, R) entropies or None
     "log π of each response token. The output layer runs on response places only."
-    hidden = roles.hidden(role, batch.ids, batch.attention)[batch.rows, batch.cols]
+    hidden = (roles.hidden(role, batch.ids, batch.attention) if hidden is None else hidden)[batch.rows, batch.cols]
     logits = roles.base.get_output_embeddings()(hidden)
     logp = batch.unflatten(token_logprobs(logits, batch.targets))
     return logp, batch.unflatten(entropy(logits)) if with_entropy else None
@@ -246,9 +247,10 @@ def response_values(
     roles, # `cai_repro.models.Roles`
     role:str, # a role with a head
     batch:Batch,
+    hidden:torch.Tensor|None=None, # as above
 ) -> torch.Tensor: # (B, R) fp32
     "V(s_t): the head's number at the place before each response token."
-    hidden = roles.hidden(role, batch.ids, batch.attention)[batch.rows, batch.cols]
+    hidden = (roles.hidden(role, batch.ids, batch.attention) if hidden is None else hidden)[batch.rows, batch.cols]
     return batch.unflatten(roles.heads[role](hidden).squeeze(-1))
 
 # %% ../nbs/10_ppo.ipynb #36cc9eaf
@@ -298,7 +300,7 @@ def read_rollouts(
     policy:str='policy', reference:str='sl', value:str='value', # roles
     size:int=16, # responses a forward pass
 ) -> Rollouts:
-    "Log-probabilities under policy and reference, and values: one pass each, no gradients."
+    "Log-probabilities under policy and reference, and values, without gradients: a pass each where the adapters can be folded into the base, else one for all three."
     tok = roles.tokenizer
     shape = len(response_ids), max(map(len, response_ids))
     mask = torch.tensor([[True]*len(r) + [False]*(shape[1] - len(r)) for r in response_ids])
@@ -306,6 +308,13 @@ def read_rollouts(
     parts = length_batches(list(range(shape[0])), out.lengths, size)
     batches = [pack([prompt_ids[i] for i in p], [response_ids[i] for i in p], tok.pad_token_id, roles.device) for p in parts]
     def fill(table, part, x): table[part, :x.shape[1]] = x.float().cpu()
+    if not all(map(roles.folds, (policy, reference, value))):
+        for part, batch in zip(parts, batches):
+            with torch.no_grad():
+                p, q, v = roles.hidden_of([policy, reference, value], batch.ids, batch.attention)
+                logp, ent = response_logprobs(roles, policy, batch, with_entropy=True, hidden=p)
+                for table, x in ((out.logp, logp), (out.entropy, ent), (out.ref_logp, response_logprobs(roles, reference, batch, hidden=q)[0]), (out.values, response_values(roles, value, batch, hidden=v))): fill(table, part, x)
+        return out
     with roles.folded(policy):
         for part, batch in zip(parts, batches):
             logp, ent = response_logprobs(roles, policy, batch, with_entropy=True)
