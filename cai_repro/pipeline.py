@@ -4,10 +4,10 @@
 
 # %% ../nbs/14_pipeline.ipynb #b84ea40a
 from __future__ import annotations
-import contextlib, errno, json, os, re, sys, time
+import contextlib, errno, json, math, os, re, sys, time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import typer
@@ -17,17 +17,18 @@ from .core import CaiError, JsonlStore, RunFolder, atomic_write, derive_seed, fi
 # %% auto #0
 __all__ = ['COUNTS', 'ADAPTERS', 'ASSISTANT', 'ENOUGH', 'EVALUATED', 'GENERATION', 'STAGES', 'SMALLER', 'HELP', 'app', 'DEBUG',
            'CONSTITUTION', 'CARD', 'SEED', 'Recipe', 'recipes', 'shipped', 'find_recipe', 'locate', 'check_disk',
-           'check_models', 'files_mark', 'check_machine', 'models_mark', 'Run', 'prepare', 'Stage', 'parts',
-           'red_team_prompts', 'readable_prompts', 'make_prompts', 'make_helpful', 'revised', 'make_critique',
-           'make_sft', 'tempfile_folder', 'repeated', 'benign_pairs', 'contrast_pairs', 'red_team_pairs',
-           'red_team_asked', 'make_pairs', 'ai_labels', 'make_feedback', 'make_preference', 'rl_prompts', 'make_ppo',
-           'preference_quality', 'held_out_pairs', 'training_prompts', 'make_evaluate', 'write_metrics', 'command_of',
-           'versions', 'write_info', 'make_report', 'stages_of', 'stage_fingerprint', 'PlainProgress', 'BarProgress',
-           'progress_for_screen', 'disk_full', 'card_full', 'run_stage', 'run', 'results_table', 'summary_lines',
-           'clean', 'friendly', 'main', 'quiet', 'run_command', 'word_changes', 'marked', 'pocket_run', 'outside_note',
-           'revise_command', 'print_chain', 'judge_command', 'print_judgement', 'eval_folder', 'eval_engine',
-           'eval_tables', 'eval_command', 'run_eval', 'print_dry_run', 'plan_command', 'doctor_command',
-           'claims_command', 'without', 'compare_constitutions', 'compare_table', 'compare_command']
+           'check_models', 'files_mark', 'alternative_settings', 'check_machine', 'models_mark', 'Run', 'prepare',
+           'Stage', 'parts', 'red_team_prompts', 'readable_prompts', 'make_prompts', 'make_helpful', 'revised',
+           'make_critique', 'make_sft', 'tempfile_folder', 'repeated', 'benign_pairs', 'contrast_pairs',
+           'red_team_pairs', 'red_team_asked', 'make_pairs', 'ai_labels', 'make_feedback', 'make_preference',
+           'rl_prompts', 'make_ppo', 'make_alternative', 'preference_quality', 'held_out_pairs', 'training_prompts',
+           'make_evaluate', 'write_metrics', 'command_of', 'versions', 'write_info', 'make_report', 'stages_of',
+           'text_probe_of', 'stage_fingerprint', 'PlainProgress', 'BarProgress', 'progress_for_screen', 'disk_full',
+           'card_full', 'run_stage', 'run', 'results_table', 'summary_lines', 'clean', 'friendly', 'main', 'quiet',
+           'run_command', 'word_changes', 'marked', 'pocket_run', 'outside_note', 'revise_command', 'print_chain',
+           'judge_command', 'print_judgement', 'eval_folder', 'eval_engine', 'eval_tables', 'eval_command', 'run_eval',
+           'print_dry_run', 'plan_command', 'doctor_command', 'claims_command', 'without', 'compare_constitutions',
+           'compare_table', 'compare_command']
 
 # %% ../nbs/14_pipeline.ipynb #e004d5a9
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Recipe:
     annotator: dict = field(default_factory=dict)   # of `pocket.Annotator`
     preference: dict = field(default_factory=dict)  # of `preference.train_pm`
     ppo: dict = field(default_factory=dict)         # of `ppo.PPOConfig`
+    rl: str = "ppo"                                 # or "rloo", "grpo", "dpo": chapter 11
+    alternative: dict = field(default_factory=dict) # of `alternatives.GroupConfig` (rloo, grpo) or `train_dpo`; empty: PPO's, where both have them
     hub: dict = field(default_factory=dict)         # a field recipe's model and data, `hardware.Hub` (chapter 15); empty in the pocket world
 
 # %% ../nbs/14_pipeline.ipynb #e9219786
@@ -113,6 +116,19 @@ def files_mark(*folders: Path) -> str:
     "Fingerprint of the model files in some folders: by their bytes up to 1 GB a file, beyond that by their size."
     files = [p for folder in folders for p in sorted(folder.glob("*")) if p.suffix in (".json", ".safetensors")]
     return fingerprint([(p.name, file_sha256(p) if p.stat().st_size < 2**30 else p.stat().st_size) for p in files])
+
+def alternative_settings(recipe: Recipe, **more) -> dict:
+    "What `alternatives.train_rl` gets for a recipe whose `rl` is not ppo. `CaiError` for an unknown method or setting."
+    import inspect
+    from cai_repro.alternatives import METHODS, GroupConfig, train_dpo
+    if recipe.rl not in METHODS: raise CaiError(f"rl: {recipe.rl!r} is unknown", "use ppo, " + ", ".join(METHODS))
+    from cai_repro.ppo import PPOConfig
+    known = set(inspect.signature(train_dpo).parameters) & {"beta", "epochs", "lr", "batch_size", "max_length", "max_new_tokens", "seed"} if recipe.rl == "dpo" else set(GroupConfig.__dataclass_fields__)
+    if bad := sorted(set(recipe.alternative) - known): raise CaiError(f"alternative: {recipe.rl} has no setting {', '.join(bad)}", "it has: " + ", ".join(sorted(known)))
+    ppo = PPOConfig(**{"max_new_tokens": recipe.max_new_tokens, **recipe.ppo})
+    if recipe.rl == "dpo": return {"beta": ppo.kl_coef, "lr": ppo.lr, "max_new_tokens": ppo.max_new_tokens, **recipe.alternative, **more}
+    from dataclasses import asdict as plain
+    return plain(GroupConfig.like_ppo(ppo, **{"microbatch": math.gcd(ppo.minibatch, ppo.microbatch), **recipe.alternative, **more}))
 
 def check_machine(recipe: Recipe, out: Path) -> None:
     "`CaiError` that lists all that keeps a field recipe from running on this machine."
@@ -189,7 +205,9 @@ def prepare(recipe: str|Recipe="pocket", out: str|Path|None=None, *, seed: int=0
                      constitution=str(constitution or recipe.constitution))
     con, outside = load_constitution(recipe.constitution), read_prompts(prompts) if prompts else None
     out = Path(out or f"runs/{recipe.name}-seed{seed}")
-    check_models(recipe); check_disk(out); check_machine(recipe, out)
+    check_models(recipe)
+    if recipe.rl != "ppo": alternative_settings(recipe)
+    check_disk(out); check_machine(recipe, out)
     inputs = {"seed": seed, "constitution": f"{con.name} {con.sha256[:12]}", "prompts": fingerprint(outside) if outside else None, "quantize": recipe.quantize, "models": models_mark(recipe)}
     def opened():
         folder = RunFolder(out).open(recipe.name, inputs, force=force)
@@ -397,6 +415,19 @@ def make_ppo(run: Run, tick, probe_of: Callable|None=None, # sides by prompt -> 
     _write(run, "ppo/log.jsonl", _steady(log)); once(Checkpoints(state, {}).remove)
     return len(log)
 
+# %% ../nbs/14_pipeline.ipynb #a1terna1
+def make_alternative(run: Run, tick, probe_of: Callable|None=None) -> int:
+    "Stage `ppo` by RLOO, GRPO or DPO: the same prompts, pairs and preference model; the policy lies where PPO's would."
+    if probe_of is None: from cai_repro.evaluate import gold_probe as probe_of
+    from cai_repro.alternatives import train_rl
+    rows = rl_prompts(_rows(run, "prompts/red_team.jsonl"), _rows(run, "prompts/benign.jsonl"), _count(run, "rl"))
+    pairs = [{f: r[f] for f in ("prompt", "a", "b", "p_a")} for k in ("red_team", "benign") for r in _rows(run, f"feedback/{k}.jsonl") if r["p_a"] is not None]
+    run.actor("sl"); run.actor("pm")
+    log = train_rl(run.recipe.rl, run.roles, rows, pairs, alternative_settings(run.recipe, seed=_seed(run, run.recipe.rl)), probe=probe_of({r["prompt"]: r["side"] for r in rows}),
+                   newline_stops=run.recipe.newline_stops, on_progress=tick)
+    _save(run, "policy"); _write(run, "ppo/log.jsonl", _steady([r for r in log if "summary" not in r]))
+    return len(log)
+
 # %% ../nbs/14_pipeline.ipynb #ab342b3b
 EVALUATED = {"helpful": "helpful", "sl_cai": "sl", "rl_cai": "policy"} # name in metrics.json -> role
 
@@ -466,12 +497,13 @@ def command_of(run: Run) -> str:
     "What makes this run again: a command line, or Python for a recipe that is not shipped."
     import shlex
     r, default = run.recipe, shipped(run.recipe.name)
-    if default is None or replace(r, constitution=default.constitution, quantize=default.quantize) != default:
+    if default is None or replace(r, constitution=default.constitution, quantize=default.quantize, rl=default.rl) != default:
         extra = f", prompts={run.source!r}" if run.outside is not None else ""
         return f"from cai_repro.pipeline import Recipe, run\nrun({r!r}, {str(run.folder.root)!r}, seed={run.seed}{extra})"
     words = ["cai", "run", "--recipe", r.name, "--seed", str(run.seed), "--out", str(run.folder.root)]
     if r.constitution != default.constitution: words += ["--constitution", r.constitution]
     if run.outside is not None: words += ["--prompts", run.source]
+    if r.rl != default.rl: words += ["--rl", r.rl]
     if r.quantize != default.quantize: words += ["--quantize", r.quantize]
     return shlex.join(words)
 
@@ -518,9 +550,19 @@ STAGES = (
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     "The stages of a recipe: those above, or for a real model those of chapter 16."
-    if not recipe.hub: return STAGES
-    from cai_repro.field import field_stages
-    return field_stages()
+    stages = STAGES
+    if recipe.hub:
+        from cai_repro.field import field_stages
+        stages = field_stages()
+    if recipe.rl == "ppo": return stages
+    by = replace(next(s for s in stages if s.name == "ppo"), does=f"RL-CAI: {recipe.rl.upper()}", uses=("rl", "alternative", "ppo"), make=partial(make_alternative, probe_of=text_probe_of(recipe)))
+    return tuple(by if s.name == "ppo" else s for s in stages)
+
+def text_probe_of(recipe: Recipe) -> Callable|None:
+    "The observer of a field recipe's training; None means the gold judge."
+    if not recipe.hub: return None
+    from cai_repro.field import text_probe
+    return text_probe
 
 # %% ../nbs/14_pipeline.ipynb #d00766eb
 def stage_fingerprint(run: Run, stage: Stage) -> str:
@@ -702,16 +744,17 @@ def run_command(ctx: typer.Context,
                 seed: int = SEED, constitution: str = CONSTITUTION,
                 prompts: Path = typer.Option(None, "--prompts", metavar="FILE", help="Red-team training prompts of your own: JSONL or one a line, .gz too."),
                 quantize: str = typer.Option(None, "--quantize", metavar="nf4", help="Load the base in 4 bits (QLoRA)."),
+                rl: str = typer.Option(None, "--rl", metavar="METHOD", help="The last step by ppo (the paper's), rloo, grpo or dpo.  [default: the recipe's]"),
                 force: bool = typer.Option(False, "--force", help="If the folder holds another run, move that one aside."),
                 dry_run: bool = typer.Option(False, "--dry-run", help="Check everything but the downloads, and stop."),
                 card: str = CARD, debug: bool = DEBUG) -> None:
     """Run every stage and write a report. Stop it at any time: the same command goes on where it was."""
     with friendly(debug or ctx.obj):
-        recipe = find_recipe(recipe)
+        recipe = find_recipe(recipe); recipe = replace(recipe, rl=rl or recipe.rl)
         if recipe.hub: os.environ.setdefault("HF_HUB_OFFLINE", "0")        # its model and data may have to be fetched
         quiet()
         from rich.console import Console
-        out = out or Path(f"runs/{recipe.name}-seed{seed}")
+        out = out or Path(f"runs/{recipe.name}" + (f"-{recipe.rl}" if recipe.rl != "ppo" else "") + f"-seed{seed}")
         if dry_run: return print_dry_run(replace(recipe, constitution=constitution or recipe.constitution, quantize=recipe.quantize if quantize is None else None if quantize == "none" else quantize), out, prompts, card)
         metrics = run(recipe, out, seed=seed, constitution=constitution, prompts=prompts, quantize=quantize, force=force)
         if world()[0]: return
@@ -920,6 +963,7 @@ def print_dry_run(recipe: Recipe, out: Path, prompts: Path|None=None, card: str|
     if recipe.ppo:
         from cai_repro.ppo import PPOConfig
         PPOConfig(**recipe.ppo)
+    if recipe.rl != "ppo": alternative_settings(recipe)
     checks = [Check(True, f"recipe {recipe.name}: {recipe.about}"), Check(True, f"constitution {con.name}: {len(con.sl)} principles for critiques, {len(con.rl)} for comparisons")]
     if prompts: checks.append(Check(True, f"{prompts}: {len(read_prompts(prompts))} prompts"))
     if not recipe.hub: check_models(recipe); checks.append(Check(True, f"model {locate(recipe.base)} with adapter {locate(recipe.helpful)}"))

@@ -334,3 +334,20 @@ def test_two_processes_share_a_run(recipe, whole, tmp_path):
     assert a.keys() == b.keys() and max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-2
     assert (two/"report.html").exists() and set(json.loads((two/"manifest.json").read_text())["stages"]) == {s.name for s in STAGES}
     assert not list(two.rglob("*.tmp*"))
+
+@pytest.mark.parametrize("method", ["rloo", "grpo", "dpo"])
+def test_the_last_step_by_another_method(method, recipe, whole, tmp_path):
+    "The stages before it are kept; policy and log lie where PPO's would, and the rest of the run goes on from them"
+    import shutil
+    shutil.copytree(whole[0], tmp_path/"run"); said = []
+    mine = replace(recipe, rl=method, alternative={"group": 2} if method != "dpo" else {"batch_size": 4})
+    metrics = run(mine, tmp_path/"run", progress=pipeline.PlainProgress(said.append))
+    assert [s.split("  ")[-1] == "kept" for s in said] == [True]*7 + [False]*3 and f"RL-CAI: {method.upper()}" in said[7], said
+    log = JsonlStore(tmp_path/"run"/"ppo"/"log.jsonl").rows(); assert log and {"pm_score", "kl", "gold_harmless"} <= set(log[0]) and not any("second" in k for k in log[0])
+    assert (tmp_path/"run"/"ppo"/"policy"/"adapter_model.safetensors").read_bytes() != (whole[0]/"ppo"/"policy"/"adapter_model.safetensors").read_bytes()
+    assert set(metrics["models"]) == {"helpful", "sl_cai", "rl_cai"} and f"rl={method!r}" in json.loads((tmp_path/"run"/"run.json").read_text())["command"]
+
+@pytest.mark.parametrize("change, says", [({"rl": "sarsa"}, "use ppo, rloo"), ({"rl": "rloo", "alternative": {"beta": .1}}, "no setting beta"), ({"rl": "grpo", "alternative": {"group": 3}}, "no multiple of group")])
+def test_a_method_that_can_not_work_is_refused(change, says, recipe, tmp_path):
+    with pytest.raises(CaiError, match=says): run(replace(recipe, **change), tmp_path/"run")
+    assert not (tmp_path/"run").exists()
