@@ -95,7 +95,7 @@ def trainer_settings(roles: Roles, *, epochs, lr, batch_size, seed, output_dir, 
                 lr_scheduler_type=schedule, warmup_steps=0 if schedule == 'constant' else round(.03 * steps), max_grad_norm=1.,
                 logging_steps=max(1, steps // 40), report_to='none', save_strategy='no', disable_tqdm=True, seed=seed % 2**32,
                 use_cpu=cpu, bf16=half, fp16=not cpu and not half and roles.base.dtype == torch.float16, gradient_checkpointing=roles.big,
-                train_sampling_strategy='group_by_length', dataloader_pin_memory=not cpu)
+                train_sampling_strategy='group_by_length', dataloader_pin_memory=not cpu, ddp_find_unused_parameters=False)
 
 # %% ../nbs/07_sft.ipynb #fbd1741e
 def run_trainer(trainer, on_progress: Callable[[int, int], None] | None) -> list[dict]:
