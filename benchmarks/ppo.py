@@ -201,7 +201,8 @@ def floor(args, card, threads):
 
 def one(name, args):
     "One NAME in this process: what it took"
-    import torch, transformers, peft, trl # imported before the baseline
+    import torch, transformers, peft, trl, datasets, cai_repro.ppo # imported before the baseline of memory
+    if name == "trl_ppo": import trl.experimental.ppo.ppo_trainer
     cuda = torch.cuda.is_available()
     if not cuda: torch.set_num_threads(args.threads)
     args.quantize = {"auto": "nf4" if cuda else None, "none": None, "nf4": "nf4"}[args.quantize]

@@ -47,8 +47,9 @@ def trl_reward(args, clock, rows):
         def on_step_end(self, *args, **kw): clock.end()
     with tempfile.TemporaryDirectory() as folder, quiet():
         settings = trainer_settings(Roles(model, tok), epochs=1, lr=1e-4, batch_size=args.batch, seed=0, output_dir=folder, n_rows=len(rows)) | {"gradient_checkpointing": args.big}
-        data = Dataset.from_list([{k: e[k] for k in ("chosen_ids", "rejected_ids")} | {"length": len(e["chosen_ids"]) + len(e["rejected_ids"])} for e in rows])
-        trainer = RewardTrainer(model=model, args=RewardConfig(**settings, length_column_name="length", max_length=None), processing_class=tok, train_dataset=data, callbacks=[End()],
+        del settings["train_sampling_strategy"] # by length: the plain trainer drops its column of lengths before it looks for it; here all are alike
+        data = Dataset.from_list([{k: e[k] for k in ("chosen_ids", "rejected_ids")} for e in rows])
+        trainer = RewardTrainer(model=model, args=RewardConfig(**settings, max_length=None), processing_class=tok, train_dataset=data, callbacks=[End()],
                                 peft_config=LoraConfig(r=16, lora_alpha=32, lora_dropout=0., target_modules="all-linear", task_type="SEQ_CLS", modules_to_save=["score"]))
         books = Books(lambda: [trainer.model]); trainer.train()
     return books
