@@ -57,7 +57,7 @@ def build(args, kind="CausalLM"):
     "A frozen model of the shape with random weights, and a tokenizer. Layers are made, and if wanted quantised, one at a time: nothing larger than the result is ever there"
     import torch, transformers
     from cai_repro.core import resource_path
-    from cai_repro.models import keep_gradients_right, keep_weights_right, pick_device, pick_dtype, quiet
+    from cai_repro.models import _nf4_config, keep_gradients_right, keep_weights_right, pick_device, pick_dtype, quiet
     tok, device = transformers.AutoTokenizer.from_pretrained(resource_path("data/pocket/base")), pick_device()
     dtype, c = pick_dtype(device), {"max_position_embeddings": 4096} | shape_of(args.shape) | dict(bos_token_id=None, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id, num_labels=1)
     n, _ = c["num_hidden_layers"], [c.pop(k, None) for k in ("layer_types", "transformers_version", "architectures", "dtype")]
@@ -73,7 +73,10 @@ def build(args, kind="CausalLM"):
         torch.set_default_dtype(usual)
     for m in model.modules(): # the one layer knew a model of one layer
         if getattr(m, "config", None) is not None: m.config = full
-    if args.quantize: model.is_quantized = model.is_loaded_in_4bit = True; keep_gradients_right(model); keep_weights_right(model)
+    if args.quantize: # what `from_pretrained` would have noted
+        model.is_quantized = model.is_loaded_in_4bit = True; full.quantization_config = _nf4_config(dtype)
+        model.quantization_method, model.hf_quantizer = full.quantization_config.quant_method, transformers.quantizers.AutoHfQuantizer.from_config(full.quantization_config, pre_quantized=False)
+        keep_gradients_right(model); keep_weights_right(model)
     if kind == "CausalLM": # no response ends early
         head = model.get_output_embeddings(); head.bias = torch.nn.Parameter(torch.zeros(c["vocab_size"], device=device, dtype=dtype)); head.bias.data[[tok.eos_token_id, tok.pad_token_id]] = -1e4
         model.generation_config = transformers.GenerationConfig(eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id)

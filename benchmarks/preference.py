@@ -70,7 +70,7 @@ def one(name, args):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--shape", choices=SHAPES, default="pocket", help="as in ppo.py"); p.add_argument("--names", nargs="+", choices=NAMES, default=list(NAMES))
-    p.add_argument("--turns", type=int, default=5, help="runs of each"); p.add_argument("--steps", type=int, default=40, help=f"gradient steps of a run that count, after {WARM} that do not")
+    p.add_argument("--turns", type=int, default=5, help="runs of each"); p.add_argument("--steps", type=int, default=20, help=f"gradient steps of a run that count, after {WARM} that do not")
     p.add_argument("--batch", type=int, default=16, help="pairs a gradient step"); p.add_argument("--tokens", type=int, default=64, help="longest dialogue of a pair, all nearly alike")
     p.add_argument("--quantize", choices=("auto", "nf4", "none"), default="auto", help="auto: nf4 on a card, none on a CPU"); p.add_argument("--threads", type=int, default=1, help="on a CPU")
     p.add_argument("--json", type=Path, help="write the figures here"); p.add_argument("--one", choices=NAMES, help=argparse.SUPPRESS)
