@@ -204,7 +204,8 @@ def floor(args, card, threads):
 
 def one(name, args):
     "One NAME in this process: what it took"
-    import torch, transformers, peft, trl, datasets, cai_repro.ppo # imported before the baseline of memory
+    import torch, transformers, peft, cai_repro.ppo     # before the baseline of memory
+    if name != "ours": import datasets, trl             # which ours does without
     if name == "trl_ppo": import trl.experimental.ppo.ppo_trainer
     cuda = torch.cuda.is_available()
     if not cuda: torch.set_num_threads(args.threads)
@@ -212,7 +213,7 @@ def one(name, args):
     before = resident()
     if args.cap_gib and cuda: torch.cuda.set_per_process_memory_fraction(min(1., args.cap_gib*2**30/torch.cuda.get_device_properties(0).total_memory))
     clock, out = Clock(), {"device": torch.cuda.get_device_name(0) if cuda else f"CPU, threads: {args.threads}", "card": cuda, "quantize": args.quantize,
-                           "versions": {m.__name__: m.__version__ for m in (torch, transformers, peft, trl)}, "floor": floor(args, cuda, args.threads)}
+                           "versions": {n: m.__version__ for n in ("torch", "transformers", "peft", "trl") if (m := sys.modules.get(n))}, "floor": floor(args, cuda, args.threads)}
     peaks = lambda: {"peak_allocated_bytes": torch.cuda.max_memory_allocated(), "peak_reserved_bytes": torch.cuda.max_memory_reserved()} if cuda else {"peak_allocated_bytes": None, "peak_reserved_bytes": None}
     try: books = {"ours": ours, "trl_ppo": trl_ppo, "trl_rloo": trl_rloo}[name](args, clock)
     except torch.OutOfMemoryError as e: return peaks() | {"seconds": None, "tokens": None, "error": "out of memory"} | out
