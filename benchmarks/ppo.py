@@ -234,7 +234,7 @@ def stock_python(args):
         subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", STOCK], check=True, stdout=sys.stderr); done.touch()
     return python, os.environ | {"PYTHONPATH": str(ROOT)}
 
-def measure(name, args, script=__file__, argv=None):
+def measure(name, args):
     "Run one NAME in a process of its own: what it took, or None with a word on why not"
     python, env = sys.executable, None
     try:
@@ -242,7 +242,7 @@ def measure(name, args, script=__file__, argv=None):
         if name == "trl_rloo" and not importlib.util.find_spec("cai_repro.alternatives"): raise OSError("cai_repro.alternatives is missing here")
     except (OSError, subprocess.CalledProcessError) as e: print(f"{name} is left out: {e}", file=sys.stderr); return None
     print(f"{name} ...", file=sys.stderr, flush=True)
-    out = subprocess.run([python, script, *(sys.argv[1:] if argv is None else argv), "--one", name], capture_output=True, text=True, env=env)
+    out = subprocess.run([python, __file__, *sys.argv[1:], "--one", name], capture_output=True, text=True, env=env)
     if out.returncode: sys.exit(f"{name} failed:\n{out.stderr}")
     return json.loads(out.stdout.splitlines()[-1])
 

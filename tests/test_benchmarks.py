@@ -24,4 +24,4 @@ def test_ppo(root, tmp_path):
 
 def test_preference(root, tmp_path):
     bench(root, "preference.py", "--names", "ours", "--turns", 1, "--steps", 2, "--batch", 2, "--tokens", 24, "--json", tmp_path/"x.json")
-    r = json.loads((tmp_path/"x.json").read_text())["ours"]; assert r["steps_per_second"] > 0 and r["steps"] == 2 and len(r["turns"]) == 1
+    r = json.loads((tmp_path/"x.json").read_text())["ours"]; assert r["steps_per_second"] == r["turns"][0] > 0 and r["counted_bytes"]["adam"] > 0
