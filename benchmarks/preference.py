@@ -84,7 +84,14 @@ def turn(p):
     "Wait for the end of a turn"
     for line in p.stdout:
         if line == "turn\n": return p
-    p.err.seek(0); sys.exit(p.err.read())
+    failed(p)
+
+def ended(p):
+    "The last line of a process"
+    rest = p.stdout.read() # not communicate(): that would miss what has been read ahead
+    return failed(p) if p.wait() else rest.splitlines()[-1]
+
+def failed(p): p.err.seek(0); sys.exit(p.err.read())
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -102,7 +109,7 @@ def main():
     for i in range(a.turns):
         print(f"turn {i + 1} of {a.turns} ...", file=sys.stderr, flush=True)
         for p in running.values(): p.stdin.write("go\n"); p.stdin.flush(); turn(p)
-    results = {n: json.loads(p.communicate()[0].splitlines()[-1]) for n, p in running.items()}
+    results = {n: json.loads(ended(p)) for n, p in running.items()}
     first = results[names[0]]
     print(f"\n{a.shape}, {'NF4' if first['quantize'] else 'not quantised'}, on {first['device']}; {a.batch} pairs of dialogues of {a.tokens} tokens a step; {a.turns} turns of {a.steps} steps")
     table(results, [("steps a second, middle turn", lambda r: r["steps_per_second"], ".3f"), ("peak allocated, GB", lambda r: r["peak_allocated_bytes"]/1e9, ".3f"), ("peak reserved, GB", lambda r: r["peak_reserved_bytes"]/1e9, ".3f"),
