@@ -54,7 +54,7 @@ def four_bits(layer, dtype):
             setattr(m, name, new); old.weight = None
 
 def build(args, kind="CausalLM"):
-    "A frozen model of the shape with random weights, and a tokenizer. Layers are made, and if wanted quantised, one at a time: nothing larger than the result is ever there"
+    "A frozen model of the shape with random weights, and a tokenizer. Layers are made, and if wanted quantised, one at a time: beside the result there is never more than one layer in full"
     import torch, transformers
     from cai_repro.core import resource_path
     from cai_repro.models import _nf4_config, keep_gradients_right, keep_weights_right, pick_device, pick_dtype, quiet
