@@ -1,0 +1,27 @@
+"The benchmarks teach and run, as small as can be; nothing is timed here, and TRL 1.12.0 is not needed"
+import json, os, subprocess, sys
+
+import pytest
+
+def bench(root, script, *args):
+    env = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    r = subprocess.run([sys.executable, root/"benchmarks"/script, *map(str, args)], capture_output=True, text=True, env=env, cwd=root)
+    assert r.returncode == 0, r.stderr
+    return r.stdout
+
+@pytest.mark.parametrize("script", ["ppo.py", "preference.py"])
+def test_help(root, script):
+    out = bench(root, script, "--help"); assert "--shape" in out and "--json" in out and "python benchmarks/" in out and "ours" in out
+
+def test_ppo(root, tmp_path):
+    out = bench(root, "ppo.py", "--names", "ours", "--rollouts", 4, "--prompt", 16, "--new", 4, "--microbatch", 2, "--rounds", 1, "--json", tmp_path/"x.json")
+    r, = json.loads((tmp_path/"x.json").read_text()).values()
+    assert r["tokens"] == 4*(16 + 4) and set(r["seconds"]) == {"rollout", "score", "update"} and min(r["seconds"].values()) > 0
+    assert "floor" in out and "tokens a second" in out
+    if r["peak_allocated_bytes"] is None: assert "for want of a card" in out and "reached" not in out
+    # adapters of policy, value, reference and preference model on one base; Adam for two of them, in float32
+    counted = r["counted_bytes"]; assert 0 < counted["gradients"] < counted["adam"] < counted["weights"] < 2*r["floor"]["bytes"]
+
+def test_preference(root, tmp_path):
+    bench(root, "preference.py", "--names", "ours", "--turns", 1, "--steps", 2, "--batch", 2, "--tokens", 24, "--json", tmp_path/"x.json")
+    r = json.loads((tmp_path/"x.json").read_text())["ours"]; assert r["steps_per_second"] == r["turns"][0] > 0 and r["counted_bytes"]["adam"] > 0
