@@ -10,7 +10,7 @@ from cai_repro.core import CaiError
 def test_three_claims_on_a_mini_run(mini_run, tmp_path):
     shutil.copytree(mini_run, tmp_path/"seed3"/"run"); said = []
     rows = claims.run_claims("C5,C12,C23", 1, 3, tmp_path, quick=True, recipe="mini", say=said.append)
-    assert [r["id"] for r in rows] == ["C5", "C12", "C23"] and rows[2]["verdict"] == "not testable here" and all(set(r) == {"id", "statement", "rule", "measured", "paper", "seeds", "verdict", "why"} for r in rows)
+    assert [r["id"] for r in rows] == ["C5", "C12", "C23"] and rows[2]["verdict"] == "not testable here" and all(set(r) == {"id", "statement", "rule", "measured", "paper", "seeds", "verdict", "why", "note"} for r in rows)
     measured = json.loads((tmp_path/"seed3"/"revisions.json").read_text())["values"]
     drop = min(a - b for a, b in zip(measured["own"]["harm"], measured["own"]["harm"][1:]))
     effect, = rows[0]["measured"].values()
