@@ -249,5 +249,6 @@ def gold_games(responses: dict[str, Sequence[dict]], # model -> rows {prompt, si
     games = []
     for a in judged:
         for b in judged:
+            if [x["prompt"] for x in judged[a]] != [x["prompt"] for x in judged[b]]: raise ValueError(f"{a} and {b} did not answer the same prompts in the same order")
             if a < b: games += [(a, b, .5 if worth(x) == worth(y) else float(worth(x) > worth(y)), x["prompt"]) for x, y in zip(judged[a], judged[b], strict=True) if None not in (x["kind"], y["kind"])]
     return games

@@ -149,6 +149,7 @@ def fig_frontier(metrics: dict, theme: str="light"):
         x, y = get(m, w.x), get(m, w.y); lows.append(x["low"])
         ax.errorbar(x["mean"], y["mean"], xerr=[[x["mean"] - x["low"]], [x["high"] - x["mean"]]],
                     yerr=[[y["mean"] - y["low"]], [y["high"] - y["mean"]]], fmt=marker, color=colour, capsize=3, markersize=8, label=label)
+    if w is TEXT: ax.plot(.5, .5, MODELS["helpful"][2], color=MODELS["helpful"][1], markersize=8, label=MODELS["helpful"][0]); lows.append(.5)
     ax.set_xlim(max(-.02, min(lows, default=0) - .18), 1.02); ax.set_ylim(-.05, 1.05)
     if lows: ax.legend(frameon=False, fontsize=9.5, labelcolor=t["ink"], loc="best")
     caption(ax, w.shares, w.x[2], w.y[2], theme)
@@ -578,7 +579,7 @@ def fig_2(rows: list[dict], theme: str="light"):
     "Harmless against helpful over PPO: shares of rollouts, beside the paper's Elo (figure 2)."
     fig, (a, b) = canvas(2, theme)
     curves(a, [{**r, "low": None} for r in rows], theme); legend(a, theme)
-    caption(a, "ours: means of four PPO steps, over seeds", "benign rollouts answered helpfully", "red-team rollouts answered harmlessly", theme)
+    caption(a, "ours: PPO rollouts by four steps; single points: tests", "benign rollouts answered helpfully", "red-team rollouts answered harmlessly", theme)
     theirs(b, {k: ([x[1] for x in v], [x[2] for x in v]) for k, v in PAPER_CURVES["elo"].items()}, theme)
     theirs(b, {k: ([x], [y]) for k, (x, y) in PAPER_CURVES["points"].items()}, theme)
     b.set_xlim(right=215); caption(b, "paper, figure 2, 52B (read off)", "helpfulness (crowd Elo)", "harmlessness (crowd Elo)", theme)
@@ -603,7 +604,7 @@ def fig_4(rows: list[dict], theme: str="light"):
     from cai_repro.suites import PAPER as FIGURE_4, SIZES
     fig, (a, b) = canvas(2, theme)
     curves(a, rows, theme); legend(a, theme); by_size(a); a.axhline(.5, color=THEMES[theme]["soft"], linewidth=.8, linestyle=":")
-    caption(a, "ours: pairs that differ under the principle", "parameters", "right answers", theme)
+    caption(a, "ours: pairs that differ (PM: in harm)", "parameters", "right answers", theme)
     theirs(b, {k: (SIZES, v) for k, v in FIGURE_4["hhh438"].items()}, theme)
     by_size(b); b.set_xlim(right=600); caption(b, "paper, figure 4: HHH comparisons (read off)", "billion parameters", "right answers", theme)
     return fig
