@@ -1011,7 +1011,7 @@ def doctor_command(ctx: typer.Context, debug: bool = DEBUG) -> None:
 def claims_command(ctx: typer.Context, only: str = typer.Option(None, "--only", metavar="C5,C7", help="Only these claims.  [default: all 25]"),
                    seeds: int = typer.Option(5, "--seeds", min=1, metavar="N", help="How many seeds."),
                    seed: int = typer.Option(0, "--seed", min=0, help="The first of them."),
-                   quick: bool = typer.Option(False, "--quick", help="One seed, fewer prompts and steps, no other model sizes: about a quarter of an hour."),
+                   quick: bool = typer.Option(False, "--quick", help="One seed, fewer prompts and steps, no other model sizes: about half an hour."),
                    out: Path = typer.Option(Path("runs/claims"), "--out", metavar="DIR", help="Folder for runs, measurements, claims.json and claims.html."), debug: bool = DEBUG) -> None:
     """Measure what the paper says it found, and say what holds.
 
