@@ -570,9 +570,10 @@ def over_steps(logs: list[list[dict]], key: str, every: int=4) -> list[tuple[flo
     n = min(len(log) for log in logs)//every
     return [(every*i + (every - 1)/2, [float(np.mean([r[key] for r in log[every*i:every*(i + 1)] if r.get(key) is not None])) for log in logs]) for i in range(n)]
 
-def figure_rows(lab: Lab, seeds: Sequence[int]) -> dict[str, list[dict]]: # figure -> tidy rows
-    "Rows of the figures, from measurements that are there or are made now."
-    got = {name: [lab.get(name, s) for s in seeds] for name in ("models", "hh", "helpful_rl", "cot_40_60", "feedback", "revisions", "revision_scores", "elo_scores", "preference_models", *(() if lab.quick else NEED_SIZES))}
+def figure_rows(lab: Lab, seeds: Sequence[int], sizes: bool|None=None) -> dict[str, list[dict]]: # figure -> tidy rows
+    "Rows of the figures, from measurements that are there or are made now; without `sizes` (as in a quick run) not of figures 4 and 7."
+    sizes = not lab.quick if sizes is None else sizes
+    got = {name: [lab.get(name, s) for s in seeds] for name in ("models", "hh", "helpful_rl", "cot_40_60", "feedback", "revisions", "revision_scores", "elo_scores", "preference_models", *(NEED_SIZES if sizes else ()))}
     logs = {"rl_cai": "models", "cot": "cot_40_60", "hh": "hh", "helpful_rl": "helpful_rl"}
     logs = {k: [m["log"] for m in got[v]] for k, v in logs.items()}
     point = lambda series, model: [_row("ours", series, round(float(np.mean([m[model]["helpful"] for m in got["models"]])), 4), [m[model]["harmless"] for m in got["models"]])]
@@ -585,7 +586,7 @@ def figure_rows(lab: Lab, seeds: Sequence[int]) -> dict[str, list[dict]]: # figu
            "figure_9": [_row("ours", s, round(float(np.mean([b[0] for b in bins])), 4), [b[1] for b in bins]) for s, k in (("plain", "plain"), ("reasoning", "cot")) for bins in _same_bins([f[k]["bins"] for f in got["feedback"]])],
            "figure_10": [_row("ours", k, x, y) for k, log in logs.items() for x, y in over_steps(log, "gold_harm_score", 2)],
            "figure_12": [_row("ours", s, 0, [f[k]["right"] for f in got["feedback"]]) for s, k in (("plain", "plain"), ("few_shot", "few_shot"), ("reasoning", "cot"), ("reasoning_5", "cot_5"))]}
-    if not lab.quick:
+    if sizes:
         size = {s: parameters(lab.base(s)) for s in (*SIZES, "shipped")}
         out["figure_4"] = [_row("ours", s, n, [f[name][k] for f in got["feedback_by_size"]]) for s, k in (("plain", "plain"), ("reasoning", "cot")) for name, n in size.items()] + [_row("ours", "human PM", size["shipped"], [p["right"]["human"] for p in got["preference_models"]])]
         out["figure_7"] = [_row("ours", way, n, [c[name][way][-1] for c in got["critics_by_size"]]) for way in ("critique", "direct") for name, n in size.items()]
