@@ -20,7 +20,7 @@ __all__ = ['SIZES', 'MEASURES', 'HELPERS', 'MODES', 'PLAYERS', 'SIZE_NOTE', 'CLA
            'answers', 'right', 'feedback', 'feedback_by_size', 'curve', 'parsed', 'diversity', 'named_issues',
            'critiques_right', 'with_principles', 'revisions', 'revision_scores', 'fresh', 'critics_by_size',
            'gold_shares', 'train_arm', 'keep', 'models', 'Crowd', 'crowd_pairs', 'ai_pairs', 'cot_labels', 'relabelled',
-           'clamped', 'from_helpful', 'hh', 'helpful_rl', 'hard', 'cot_40_60', 'cot_20_80', 'cot_free', 'too_long',
+           'clamped', 'for_longer', 'hh', 'helpful_rl', 'hard', 'cot_40_60', 'cot_20_80', 'cot_free', 'too_long',
            'elo_scores', 'gold_pairs', 'preference_models', 'chosen', 'run_claims', 'claims_page', 'parameters',
            'over_steps', 'figure_rows']
 
@@ -278,7 +278,8 @@ def gold_shares(rows: list[dict]) -> dict:
 
 def train_arm(lab: Lab, seed: int, name: str, red: list[dict], # labelled red-team pairs
               *, benign: bool=True,                             # with the run's helpfulness pairs
-              start: str="sl", pm: str|None=None,               # a preference model that is there already, instead of a new one
+              start: str="sl",                                  # a role, or "pretrained": an adapter that changes nothing yet
+              pm: str|None=None,                                # a preference model that is there already, instead of a new one
               **ppo) -> dict:
     "Preference model, PPO and test of one arm: the judge's shares of the policy, and the log of PPO."
     from cai_repro.evaluate import gold_probe, sample_responses
@@ -286,7 +287,8 @@ def train_arm(lab: Lab, seed: int, name: str, red: list[dict], # labelled red-te
     from cai_repro.pipeline import _steady, rl_prompts
     from cai_repro.ppo import PPOConfig, train_ppo
     from cai_repro.preference import train_pm
-    run = lab.run(seed); roles = fresh(run.roles, "pm_arm", "policy_arm", "value_arm")
+    run = lab.run(seed); roles = fresh(run.roles, "pm_arm", "policy_arm", "value_arm", "pretrained")
+    if start == "pretrained": roles.add("pretrained")
     if pm is None:
         rows = red + (lab.rows(seed, "feedback/benign.jsonl") if benign else [])
         roles.add("pm_arm", head=True, seed=derive_seed(seed, "arm"))           # the same for all arms, so that they are paired
@@ -349,12 +351,12 @@ def cot_labels(lab: Lab, seed: int) -> list[dict]:
 def relabelled(rows: list[dict], f: Callable[[float], float]) -> list[dict]: return [{**r, "p_a": f(r["p_a"])} for r in rows if r["p_a"] is not None]
 def clamped(low: float, high: float) -> Callable[[float], float]: return lambda p: min(max(p, low), high)
 
-def from_helpful(lab: Lab) -> dict: return dict(steps=2*lab.steps, lr=1e-3, kl_coef=.05)   # helpful-only hardly ever refuses: what is rare at first takes longer to grow
+def for_longer(lab: Lab) -> dict: return dict(steps=2*lab.steps, lr=1e-3, kl_coef=.05)   # of the two that do not start from SL-CAI: what is rare at first takes longer to grow
 
-@measurement(train_arm, gold_shares, crowd_pairs, Crowd, from_helpful)
-def hh(lab: Lab, seed: int) -> dict: return train_arm(lab, seed, "hh", crowd_pairs(lab, seed), start="helpful", **from_helpful(lab))
-@measurement(train_arm, gold_shares, from_helpful)
-def helpful_rl(lab: Lab, seed: int) -> dict: return train_arm(lab, seed, "helpful_rl", [], start="helpful", **from_helpful(lab))
+@measurement(train_arm, gold_shares, crowd_pairs, Crowd, for_longer)
+def hh(lab: Lab, seed: int) -> dict: return train_arm(lab, seed, "hh", crowd_pairs(lab, seed), start="pretrained", **for_longer(lab))
+@measurement(train_arm, gold_shares, for_longer)
+def helpful_rl(lab: Lab, seed: int) -> dict: return train_arm(lab, seed, "helpful_rl", [], start="helpful", **for_longer(lab))
 @measurement(train_arm, gold_shares)
 def hard(lab: Lab, seed: int) -> dict: return train_arm(lab, seed, "hard", relabelled(ai_pairs(lab, seed), lambda p: float(p > .5) if p != .5 else .5))
 @measurement(train_arm, gold_shares, cot_labels)
