@@ -5,7 +5,6 @@
 # %% ../nbs/16_field.ipynb #fd000005
 from __future__ import annotations
 import json, re
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

@@ -1015,7 +1015,7 @@ def claims_command(ctx: typer.Context, only: str = typer.Option(None, "--only", 
                    out: Path = typer.Option(Path("runs/claims"), "--out", metavar="DIR", help="Folder for runs, measurements, claims.json and claims.html."), debug: bool = DEBUG) -> None:
     """Measure what the paper says it found, and say what holds.
 
-    Twenty-five claims, each with a rule fixed before the run. Everything is measured on the pocket model, whose judge knows the truth. All claims over five seeds take a night on two cores; what is finished is kept, so stop it when you like.
+    Twenty-five claims, each with a rule that can fail. Everything is measured on the pocket model, whose judge knows the truth. All claims over five seeds take a night on two cores; what is finished is kept, so stop it when you like.
 
     \b
     cai claims --only C5,C7 --seeds 1
