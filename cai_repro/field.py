@@ -92,7 +92,9 @@ def make_prompts(run: Run, tick) -> int:
     if run.outside:
         from cai_repro.pipeline import red_team_prompts
         tested = {r["prompt"] for r in held_red + held_over}                       # never trained on, even if the file holds them
-        red = readable_prompts(run, [r for r in red_team_prompts(run, max(_count(run, k) for k in ("red_team", "red_team_pairs", "rl"))) if r["prompt"] not in tested])
+        red = [r for r in red_team_prompts(run, max(_count(run, k) for k in ("red_team", "red_team_pairs", "rl"))) if r["prompt"] not in tested]
+        if not red: raise CaiError(f"{run.source}: all of its prompts are held out for the test of this run", "give others")
+        red = readable_prompts(run, red)
     for name, rows in (("red_team", red), ("benign", benign), ("held_out", held_red + held_benign + held_over)): _write(run, f"prompts/{name}.jsonl", rows)
     tick(1, 1)
     return len(red) + len(benign) + 3*held
