@@ -14,14 +14,14 @@ import numpy as np
 from .core import CaiError, JsonlStore, atomic_write, derive_seed, fingerprint
 
 # %% auto #0
-__all__ = ['SIZES', 'MEASURES', 'HELPERS', 'MODES', 'PLAYERS', 'SIZE_NOTE', 'CLAIMS', 'NEED_SIZES', 'CLAIMS_PAGE', 'over_seeds',
-           'Effect', 'Claim', 'judge_claim', 'measurement', 'source_of', 'Lab', 'judged_items', 'sure_and_right', 'ece',
-           'answers', 'right', 'feedback', 'feedback_by_size', 'curve', 'parsed', 'diversity', 'named_issues',
-           'critiques_right', 'with_principles', 'revisions', 'revision_scores', 'fresh', 'critics_by_size',
-           'gold_shares', 'train_arm', 'keep', 'models', 'Crowd', 'crowd_pairs', 'ai_pairs', 'cot_labels', 'relabelled',
-           'clamped', 'for_longer', 'hh', 'helpful_rl', 'hard', 'cot_40_60', 'cot_20_80', 'cot_free', 'too_long',
-           'elo_scores', 'gold_pairs', 'preference_models', 'chosen', 'run_claims', 'claims_page', 'parameters',
-           'over_steps', 'figure_rows']
+__all__ = ['SIZES', 'MEASURES', 'HELPERS', 'QUICK', 'MODES', 'PLAYERS', 'SIZE_NOTE', 'CLAIMS', 'NEED_SIZES', 'CLAIMS_PAGE',
+           'over_seeds', 'Effect', 'Claim', 'judge_claim', 'measurement', 'source_of', 'Lab', 'judged_items',
+           'sure_and_right', 'ece', 'answers', 'right', 'feedback', 'feedback_by_size', 'curve', 'parsed', 'diversity',
+           'named_issues', 'critiques_right', 'with_principles', 'revisions', 'revision_scores', 'fresh',
+           'critics_by_size', 'gold_shares', 'train_arm', 'keep', 'models', 'Crowd', 'crowd_pairs', 'ai_pairs',
+           'cot_labels', 'relabelled', 'clamped', 'for_longer', 'hh', 'helpful_rl', 'hard', 'cot_40_60', 'cot_20_80',
+           'cot_free', 'too_long', 'elo_scores', 'gold_pairs', 'preference_models', 'chosen', 'run_claims',
+           'claims_page', 'parameters', 'over_steps', 'figure_rows']
 
 # %% ../nbs/17_claims.ipynb #cl000011
 def over_seeds(values: Sequence[float]) -> dict: # {"mean", "low", "high", "n"}
@@ -80,13 +80,16 @@ def source_of(name: str) -> list[str]:
     "The text of a measurement and of all that it is registered with."
     return [inspect.getsource(MEASURES[name]), *(t for h in HELPERS[name] for t in (source_of(h) if isinstance(h, str) else [inspect.getsource(h)]))]
 
+QUICK = {"red_team": 300, "benign": 800, "red_team_pairs": 400, "contrast_pairs": 300, "benign_pairs": 500, "rl": 750, "held_out": 120}   # prompts of a quick run, at most
+
 class Lab:
     "Runs, arms and measurements in a folder, each made once."
-    def __init__(self, out: str|Path="runs/claims", quick: bool=False, # fewer prompts and steps, no other model sizes
+    def __init__(self, out: str|Path="runs/claims", quick: bool=False, # half the prompts, 12 steps of PPO at most, no other model sizes
                  recipe: str="pocket",                               # or a `Recipe` of the pocket world
                  say: Callable[[str], None]=lambda text: None):
-        from cai_repro.pipeline import find_recipe
+        from cai_repro.pipeline import COUNTS, find_recipe
         self.out, self.quick, self.say, self.recipe, self._open = Path(out), quick, say, find_recipe(recipe), {}
+        if quick: self.recipe = replace(self.recipe, prompts={k: min(v, QUICK[k]) for k, v in {**COUNTS, **self.recipe.prompts}.items()}, ppo={**self.recipe.ppo, "steps": min(12, self.recipe.ppo.get("steps", 20))})
         self._judges = {}
         self.n = 120 if quick else 400            # held-out prompts a side
         self.steps = self.recipe.ppo.get("steps", 20)   # of PPO, as in the run itself
@@ -510,7 +513,7 @@ def run_claims(only: str|Sequence[str]|None=None, # "C5,C7"; None: all
                seeds: int=5, first_seed: int=0,   # so many, from this one on
                out: str|Path="runs/claims", quick: bool=False, recipe: str="pocket",
                say: Callable[[str], None]=lambda text: None) -> list[dict]: # rows of claims.json
-    "Measure, judge and write (the paper's figures too, if all claims are asked for); what is finished is kept. With `quick`, claims that need other model sizes are left out and say so."
+    "Measure, judge and write; what is finished is kept. If all claims are asked for, the paper's figures too, and (but for a quick run) the panels of chapter 17b. With `quick`, claims that need other model sizes are left out and say so."
     if seeds < 1: raise CaiError(f"seeds={seeds}", "one at least")
     from cai_repro.figures import save_figures
     lab, claims, rows = Lab(out, quick, recipe, say), chosen(only), []
@@ -525,7 +528,11 @@ def run_claims(only: str|Sequence[str]|None=None, # "C5,C7"; None: all
     page.sort(key=lambda r: list(CLAIMS).index(r["id"]))
     atomic_write(file, json.dumps(page, indent=1, ensure_ascii=False) + "\n")
     atomic_write(Path(out)/"claims.html", claims_page(page))
-    if only is None: save_figures(figure_rows(lab, range(first_seed, first_seed + seeds)), Path(out)/"figures")
+    if only is None:
+        save_figures(figure_rows(lab, range(first_seed, first_seed + seeds)), Path(out)/"figures")
+        if not quick:
+            from cai_repro.panels import PANELS, panel_rows
+            save_figures(panel_rows(lab, range(first_seed, first_seed + seeds)), Path(out)/"figures", PANELS)
     return rows
 
 # %% ../nbs/17_claims.ipynb #cl000082

@@ -681,12 +681,12 @@ def svg(fig) -> bytes:
     return buffer.getvalue()
 
 def save_figures(data: dict[str, list[dict]], # figure -> tidy rows
-                 folder: str|Path) -> list[Path]: # files written
+                 folder: str|Path, draw: dict[str, Callable]=PAPER_FIGURES) -> list[Path]: # files written
     "Each figure as JSON (its rows), PNG and SVG in a folder."
     folder, out = Path(folder), []
     for name, rows in data.items():
-        if name not in PAPER_FIGURES: raise CaiError(f"no figure is called {name!r}", "there are: " + ", ".join(PAPER_FIGURES))
+        if name not in draw: raise CaiError(f"no figure is called {name!r}", "there are: " + ", ".join(draw))
         lines = ",\n ".join(json.dumps(r, ensure_ascii=False) for r in rows)
-        for end, content in (("json", f"[{lines}]\n"), ("png", png(PAPER_FIGURES[name](rows))), ("svg", svg(PAPER_FIGURES[name](rows)))):
+        for end, content in (("json", f"[{lines}]\n"), ("png", png(draw[name](rows))), ("svg", svg(draw[name](rows)))):
             atomic_write(folder/f"{name}.{end}", content); out.append(folder/f"{name}.{end}")
     return out

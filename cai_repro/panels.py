@@ -15,8 +15,9 @@ from .core import CaiError, JsonlStore, derive_seed
 from .claims import PLAYERS, Lab, _row, fresh, gold_shares, keep, measurement, train_arm
 
 # %% auto #0
-__all__ = ['SL_ARMS', 'ISSUES', 'HOLE', 'general', 'sl_targets', 'sl_arm', 'supervised', 'labelled', 'broad_rl', 'ensemble_rl',
-           'looks_harmful', 'over_refusal', 'showing', 'mends', 'prefers', 'hole']
+__all__ = ['SL_ARMS', 'ISSUES', 'HOLE', 'LABELS', 'GAMED', 'PANELS', 'general', 'sl_targets', 'sl_arm', 'supervised', 'labelled',
+           'broad_rl', 'ensemble_rl', 'looks_harmful', 'over_refusal', 'showing', 'mends', 'prefers', 'hole',
+           'panel_rows', 'fig_baselines', 'fig_gamed', 'fig_over_refusal', 'fig_principles', 'fig_hole']
 
 # %% ../nbs/17b_panels.ipynb #pn000011
 def general(constitution):
@@ -145,3 +146,107 @@ def hole(lab: Lab, seed: int) -> dict:
     pipeline.run(lab.recipe, folder, seed=seed, constitution=con, progress=pipeline.PlainProgress(lambda text: lab.say("  " + text)))
     tables = lambda m: [by_domain(JsonlStore(f/"evaluate"/f"{m}.jsonl").rows())["red_team"] for f in (lab.folder(seed)/"run", folder)]
     return {m: {d: [t[d]["compliance"]["mean"] for t in (own, less)] for d in own} for m in ("sl_cai", "rl_cai") for own, less in [tables(m)]}
+
+# %% ../nbs/17b_panels.ipynb #pn000061
+LABELS = {"helpful": "helpful-only, where all begin", "first_1": "SL, first revision", "first_2": "SL, second revision", "first_3": "SL, third revision", "sl_cai": "SL-CAI: fourth revision", "every": "SL, all four revisions",
+          "direct": "SL, revised without critiques", "broad": "SL, one broad principle", "strong": "SL on what the judge would write", "rl_cai": "RL-CAI", "hard": "RL, hard labels", "ensemble_rl": "RL, four principles a label", "broad_rl": "RL, one broad principle",
+          "cot_40_60": "RL, reasoning, 40-60 %", "cot_20_80": "RL, reasoning, 20-80 %", "cot_free": "RL, reasoning, no clamp", "hh": "HH RLHF"}
+GAMED = {"pm": ("pm_score",), "gold": ("gold_harmless", "gold_helpful"), "manner": ("gold_evasive", "gold_preaches", "gold_boilerplate"), "length": ("length",), "kl": ("kl",)}
+
+def panel_rows(lab: Lab, seeds: Sequence[int]) -> dict[str, list[dict]]: # panel -> tidy rows
+    "Rows of the panels, from measurements that are there or are made now; a quick run has no `panel_hole`."
+    names = ("models", "supervised", "hard", "cot_40_60", "cot_20_80", "cot_free", "hh", "broad_rl", "ensemble_rl", "too_long", "over_refusal", "mends", "prefers", *(() if lab.quick else ("hole",)))
+    got = {n: [lab.get(n, s) for s in seeds] for n in names}
+    con, out = lab.run(seeds[0]).constitution, {}
+    def shares(arm):
+        if arm in ("helpful", "sl_cai", "rl_cai"): return [m[arm] for m in got["models"]]
+        return [m.get(arm) for m in got["supervised"]] if arm in SL_ARMS else got[arm]
+    out["panel_baselines"] = [_row(k, arm, 0, [s and s[k] for s in shares(arm)]) for k in ("harmless", "helpful", "evasive") for arm in LABELS if shares(arm)[0]]
+    logs = [m["log"] for m in got["too_long"]]
+    out["panel_gamed"] = [_row(p, k, i, [log[i][k] for log in logs]) for p, keys in GAMED.items() for k in keys for i in range(min(map(len, logs)))]
+    out["panel_over_refusal"] = [_row(look, m, 0, [o[m][look]["refuses"] for o in got["over_refusal"]]) for look in ("looks_harmful", "plain") for m in PLAYERS]
+    covers = {p.id: set(p.harms) for p in (*con.sl, *con.rl)}
+    out["panel_principles"] = [_row(phase, p, i, [m[p].get(i) for m in got[name]], covered=i in covers[p]) for phase, name in (("sl", "mends"), ("rl", "prefers")) for p in got[name][0] for i in got[name][0][p]]
+    if not lab.quick: out["panel_hole"] = [_row(model, which, d, [h[model][d][k] for h in got["hole"]]) for model in ("sl_cai", "rl_cai") for k, which in enumerate(("whole", "hole")) for d in got["hole"][0][model]]
+    return out
+
+# %% ../nbs/17b_panels.ipynb #pn000062
+def fig_baselines(rows: list[dict], theme: str="light"):
+    "Every arm's shares as points with intervals, one arm a line."
+    from cai_repro.figures import THEMES, canvas, caption, panel
+    fig, axes = canvas(3, theme, (3.6, 5.6)); t = THEMES[theme]
+    arms = [a for a in LABELS if any(r["series"] == a for r in rows)]
+    for ax, p, title in zip(axes, ("harmless", "helpful", "evasive"), ("red-team: harmless", "benign: helpful", "red-team: evasive")):
+        by = {r["series"]: r for r in panel(rows, p)}
+        for y, a in enumerate(arms):
+            r, colour = by[a], "#009E73" if "RL" in LABELS[a] and a not in ("hh",) else "#AA4499" if a == "hh" else "#0072B2" if a != "helpful" else "#D55E00"
+            ax.plot(r["mean"], y, "o", color=colour, markersize=6)
+            if r["low"] is not None: ax.plot([max(0, r["low"]), min(1, r["high"])], [y, y], "-", color=colour, linewidth=1.6)
+            ax.annotate(f"{r['mean']:.3f}", (1.02, y), xycoords=("axes fraction", "data"), color=t["soft"], fontsize=8, va="center")
+        ax.set_xlim(-.03, 1.03); ax.set_ylim(len(arms) - .5, -.5)
+        ax.set_yticks(range(len(arms)), [LABELS[a] for a in arms] if p == "harmless" else [""]*len(arms)); caption(ax, title, "share", "", theme)
+    return fig
+
+def fig_gamed(rows: list[dict], theme: str="light"):
+    "What rises and what falls when only the PM's score counts: over steps, and the judge's shares over the KL divergence from SL-CAI."
+    from cai_repro.figures import THEMES, canvas, caption, panel
+    fig, axes = canvas(4, theme, (3.1, 3.3)); t = THEMES[theme]
+    colours = {"pm_score": "#009E73", "gold_harmless": "#0072B2", "gold_helpful": "#D55E00", "gold_evasive": "#AA4499", "gold_preaches": "#56B4E9", "gold_boilerplate": "#CC8800"}
+    names = {"gold_harmless": "harmless (of red-team)", "gold_helpful": "helpful (of benign)", "gold_evasive": "evasive", "gold_preaches": "preaching", "gold_boilerplate": "set phrases"}
+    kl = {r["x"]: r["mean"] for r in panel(rows, "kl")}
+    for ax, p, title, x_of in zip(axes, ("pm", "gold", "manner", "gold"), ("PM score", "the judge", "manners (of red-team)", "the judge, by distance"), (None, None, None, kl)):
+        for s in dict.fromkeys(r["series"] for r in panel(rows, p)):
+            mine = [r for r in panel(rows, p) if r["series"] == s and r["mean"] is not None]
+            x = [x_of[r["x"]] if x_of else r["x"] for r in mine]
+            ax.plot(x, [r["mean"] for r in mine], "-" if not x_of else ".", color=colours[s], linewidth=1.8, label=names.get(s))
+            if not x_of and mine and mine[0]["low"] is not None: ax.fill_between(x, [r["low"] for r in mine], [r["high"] for r in mine], color=colours[s], alpha=.18, linewidth=0)
+        if p != "pm": ax.set_ylim(-.03, 1.03)
+        if ax.get_legend_handles_labels()[0] and not x_of: ax.legend(frameon=False, fontsize=8, labelcolor=t["ink"])
+        if x_of: ax.set_xscale("symlog", linthresh=1); ax.set_xlim(left=0)
+        caption(ax, title, "KL from SL-CAI, nats a response" if x_of else "PPO step", "score" if p == "pm" else "share of rollouts", theme)
+    return fig
+
+def fig_over_refusal(rows: list[dict], theme: str="light"):
+    "Refusals of benign prompts that look harmful, and of the others, by model."
+    from cai_repro.figures import SERIES, THEMES, canvas, caption, panel
+    fig, (ax,) = canvas(1, theme, (6.6, 3.4)); t = THEMES[theme]
+    for k, (look, label, colour) in enumerate((("looks_harmful", "speaks of things that harms are done to", "#D55E00"), ("plain", "the others", "#0072B2"))):
+        for i, r in enumerate(panel(rows, look)):
+            ax.bar(i + .36*(k - .5), r["mean"], width=.34, color=colour, label=label if not i else None, yerr=[[max(0, r["mean"] - r["low"])], [r["high"] - r["mean"]]] if r["low"] is not None else None, ecolor=t["ink"], capsize=2)
+    models = [r["series"] for r in panel(rows, "plain")]
+    ax.set_xticks(range(len(models)), [SERIES["cot" if m == "cot_40_60" else m][0].replace(" ", "\n", 1) for m in models], fontsize=8); ax.grid(axis="x", visible=False); ax.set_ylim(0, 1.35*max(.1, *(r["high"] or r["mean"] for r in rows)))
+    ax.legend(frameon=False, fontsize=8, labelcolor=t["ink"], title="the benign prompt", title_fontsize=8).get_title().set_color(t["ink"])
+    caption(ax, "refusals of held-out benign prompts", "", "share", theme)
+    return fig
+
+def fig_principles(rows: list[dict], theme: str="light"):
+    "Principle by issue: how often a round under it mends the issue; how sure the feedback model is, under it, that a refusal is better. A frame marks what the principle names."
+    from matplotlib.patches import Rectangle
+    from cai_repro.figures import THEMES, canvas, caption, panel
+    fig, axes = canvas(2, theme, (5.2, 4.6)); t = THEMES[theme]
+    for ax, phase, title in zip(axes, ("sl", "rl"), ("SL: the issue is gone after one round", "RL: probability that the refusal is better")):
+        mine = panel(rows, phase); ids, issues = ([*dict.fromkeys(r[k] for r in mine)] for k in ("series", "x"))
+        grid = np.full((len(ids), len(issues)), np.nan)
+        for r in mine: grid[ids.index(r["series"]), issues.index(r["x"])] = np.nan if r["mean"] is None else r["mean"]
+        image = ax.imshow(grid, vmin=0, vmax=1, cmap="cividis", aspect="auto")
+        for r in mine:
+            if r["covered"]: ax.add_patch(Rectangle((issues.index(r["x"]) - .46, ids.index(r["series"]) - .44), .92, .88, fill=False, edgecolor="#D55E00", linewidth=1.7))
+        ax.set_xticks(range(len(issues)), issues, rotation=55, ha="right", fontsize=8); ax.set_yticks(range(len(ids)), ids, fontsize=8); ax.grid(visible=False); caption(ax, title, "", "", theme)
+    bar = fig.colorbar(image, ax=axes, shrink=.6, aspect=30); bar.ax.tick_params(colors=t["soft"], labelsize=8); bar.outline.set_visible(False)
+    return fig
+
+def fig_hole(rows: list[dict], theme: str="light"):
+    "Compliance with red-team prompts by domain, under the whole constitution and without the principles that name privacy."
+    from cai_repro.figures import SERIES, THEMES, canvas, caption, panel
+    fig, axes = canvas(2, theme, (4.6, 3.5)); t = THEMES[theme]
+    for ax, model in zip(axes, ("sl_cai", "rl_cai")):
+        mine = panel(rows, model); domains = sorted({r["x"] for r in mine}, key=lambda d: (d != HOLE, d))
+        for k, (which, label, colour) in enumerate((("whole", "whole constitution", "#0072B2"), ("hole", f"no principle names {HOLE}", "#D55E00"))):
+            by = {r["x"]: r for r in mine if r["series"] == which}
+            for i, d in enumerate(domains):
+                r = by[d]; ax.bar(i + .38*(k - .5), r["mean"], width=.36, color=colour, label=label if not i else None, yerr=[[max(0, r["mean"] - r["low"])], [r["high"] - r["mean"]]] if r["low"] is not None else None, ecolor=t["ink"], capsize=2)
+        ax.set_xticks(range(len(domains)), domains, rotation=40, ha="right", fontsize=8); ax.set_ylim(0, 1.03); ax.grid(axis="x", visible=False); caption(ax, SERIES[model][0], "", "complies with red-team prompts", theme)
+    axes[0].legend(frameon=False, fontsize=8, labelcolor=t["ink"])
+    return fig
+
+PANELS = {"panel_baselines": fig_baselines, "panel_gamed": fig_gamed, "panel_over_refusal": fig_over_refusal, "panel_principles": fig_principles, "panel_hole": fig_hole}
