@@ -17,7 +17,7 @@ from .claims import PLAYERS, Lab, _row, fresh, gold_shares, keep, measurement, t
 # %% auto #0
 __all__ = ['SL_ARMS', 'ISSUES', 'HOLE', 'LABELS', 'GAMED', 'PANELS', 'general', 'sl_targets', 'sl_arm', 'supervised', 'labelled',
            'broad_rl', 'ensemble_rl', 'looks_harmful', 'over_refusal', 'showing', 'mends', 'prefers', 'hole',
-           'panel_rows', 'fig_baselines', 'fig_gamed', 'fig_over_refusal', 'fig_principles', 'fig_hole']
+           'panel_rows', 'fig_baselines', 'fig_gamed', 'fig_over_refusal', 'fig_principles', 'fig_domains', 'fig_hole']
 
 # %% ../nbs/17b_panels.ipynb #pn000011
 def general(constitution):
@@ -235,18 +235,25 @@ def fig_principles(rows: list[dict], theme: str="light"):
     bar = fig.colorbar(image, ax=axes, shrink=.6, aspect=30); bar.ax.tick_params(colors=t["soft"], labelsize=8); bar.outline.set_visible(False)
     return fig
 
-def fig_hole(rows: list[dict], theme: str="light"):
-    "Compliance with red-team prompts by domain, under the whole constitution and without the principles that name privacy."
+def fig_domains(rows: list[dict], # panel: a model; series: a constitution; x: a domain
+                labels: dict[str, str], # series -> what to call it
+                first: Sequence[str]=(), # domains that come first, with a star
+                theme: str="light"):
+    "Compliance with red-team prompts by domain, two constitutions beside each other."
     from cai_repro.figures import SERIES, THEMES, canvas, caption, panel
     fig, axes = canvas(2, theme, (4.6, 3.5)); t = THEMES[theme]
     for ax, model in zip(axes, ("sl_cai", "rl_cai")):
-        mine = panel(rows, model); domains = sorted({r["x"] for r in mine}, key=lambda d: (d != HOLE, d))
-        for k, (which, label, colour) in enumerate((("whole", "whole constitution", "#0072B2"), ("hole", f"no principle names {HOLE}", "#D55E00"))):
+        mine = panel(rows, model); domains = sorted({r["x"] for r in mine}, key=lambda d: (d not in first, d))
+        for k, ((which, label), colour) in enumerate(zip(labels.items(), ("#0072B2", "#D55E00"))):
             by = {r["x"]: r for r in mine if r["series"] == which}
             for i, d in enumerate(domains):
-                r = by[d]; ax.bar(i + .38*(k - .5), r["mean"], width=.36, color=colour, label=label if not i else None, yerr=[[max(0, r["mean"] - r["low"])], [r["high"] - r["mean"]]] if r["low"] is not None else None, ecolor=t["ink"], capsize=2)
-        ax.set_xticks(range(len(domains)), domains, rotation=40, ha="right", fontsize=8); ax.set_ylim(0, 1.03); ax.grid(axis="x", visible=False); caption(ax, SERIES[model][0], "", "complies with red-team prompts", theme)
+                r = by[d]; ax.bar(i + .38*(k - .5), r["mean"], width=.36, color=colour, label=label if not i else None, yerr=[[max(0, r["mean"] - r["low"])], [max(0, r["high"] - r["mean"])]] if r["low"] is not None else None, ecolor=t["ink"], capsize=2)
+        ax.set_xticks(range(len(domains)), [d + " *"*(d in first) for d in domains], rotation=40, ha="right", fontsize=8); ax.set_ylim(0, 1.03); ax.grid(axis="x", visible=False); caption(ax, SERIES[model][0], "", "complies with red-team prompts", theme)
     axes[0].legend(frameon=False, fontsize=8, labelcolor=t["ink"])
     return fig
+
+def fig_hole(rows: list[dict], theme: str="light"):
+    "Compliance by domain under the whole constitution and without the principles that name `HOLE`."
+    return fig_domains(rows, {"whole": "whole constitution", "hole": f"no principle names {HOLE}"}, (HOLE,), theme)
 
 PANELS = {"panel_baselines": fig_baselines, "panel_gamed": fig_gamed, "panel_over_refusal": fig_over_refusal, "panel_principles": fig_principles, "panel_hole": fig_hole}

@@ -28,7 +28,7 @@ __all__ = ['COUNTS', 'ADAPTERS', 'ASSISTANT', 'ENOUGH', 'EVALUATED', 'GENERATION
            'run_command', 'word_changes', 'marked', 'pocket_run', 'outside_note', 'revise_command', 'print_chain',
            'judge_command', 'print_judgement', 'eval_folder', 'eval_engine', 'eval_tables', 'eval_command', 'run_eval',
            'print_dry_run', 'plan_command', 'doctor_command', 'claims_command', 'without', 'compare_constitutions',
-           'compare_table', 'compare_command']
+           'compare_figure', 'compare_table', 'compare_command']
 
 # %% ../nbs/14_pipeline.ipynb #e004d5a9
 @dataclass(frozen=True)
@@ -1048,8 +1048,8 @@ def without(constitution: str|Path, harm: str, to: str|Path) -> Path:
     return Path(to)
 
 def compare_constitutions(a: str|Path, b: str|Path, # packaged names or YAML files
-                          out: str|Path="runs/compare", *, recipe: str|Recipe="pocket", seed: int=0, progress: PlainProgress|None=None) -> dict: # model -> side -> domain -> measure -> [a, b]
-    "Run both (what is finished is kept) and count the pocket judge's shares domain by domain; also written to compare.json."
+                          out: str|Path="runs/compare", *, recipe: str|Recipe="pocket", seed: int=0, progress: PlainProgress|None=None) -> dict: # {"domains": model -> side -> domain -> measure -> [a, b], ...}
+    "Run both (what is finished is kept) and count the pocket judge's shares domain by domain; written to compare.json, drawn in compare.png."
     from cai_repro.constitution import load_constitution
     from cai_repro.evaluate import by_domain
     recipe = find_recipe(recipe)
@@ -1062,7 +1062,15 @@ def compare_constitutions(a: str|Path, b: str|Path, # packaged names or YAML fil
     both = {m: {side: {d: {k: [t[m][side][d][k] for t in tables] for k in v} for d, v in domains.items()} for side, domains in sides.items()} for m, sides in tables[0].items()}
     result = {"a": cons[0].name, "b": cons[1].name, "seed": seed, "covered": [sorted({h for p in c.sl + c.rl for h in p.harms}) for c in cons], "domains": both}
     atomic_write(Path(out)/"compare.json", json.dumps(result, indent=1) + "\n")
+    from cai_repro.figures import png
+    atomic_write(Path(out)/"compare.png", png(compare_figure(result)))
     return result
+
+def compare_figure(result: dict, theme: str="light"):
+    "Compliance domain by domain under both constitutions, with 95 % intervals over prompts; a star marks what only one of them covers."
+    from cai_repro.panels import fig_domains
+    rows = [{"panel": m, "series": k, "x": d, **e[i]} for m, sides in result["domains"].items() for d, v in sides["red_team"].items() for e in [v["compliance"]] for i, k in enumerate("ab")]
+    return fig_domains(rows, {k: f"{k}: {result[k]}" for k in "ab"}, sorted(set(result["covered"][0]) ^ set(result["covered"][1])), theme)
 
 def compare_table(result: dict, model: str="rl_cai"):
     "One model's domains for the terminal, both constitutions beside each other; domains that only one of them covers are marked."
@@ -1098,4 +1106,4 @@ def compare_command(ctx: typer.Context, a: str = typer.Argument(..., metavar="A"
         result = compare_constitutions(a, b, out, recipe=recipe, seed=seed)
         console = Console(highlight=False, markup=False, force_jupyter=False, width=None if sys.stdout.isatty() else 110)
         for model in ("sl_cai", "rl_cai"): console.print(); console.print(compare_table(result, model))
-        typer.echo(f"\nwritten: {out/'compare.json'}; each run has its report.html")
+        typer.echo(f"\nwritten: {out/'compare.json'} and compare.png; each run has its report.html")
