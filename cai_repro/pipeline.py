@@ -868,12 +868,9 @@ def eval_folder(model: str, suite: str, *, adapter: str|None=None, few_shot: int
 
 def eval_engine(model: str|Path, adapter: str|Path|None=None, quantize: str|None=None, batch_size: int=16, chat: bool=False) -> tuple:
     "(engine, mark of its files) for a base and, if given, a LoRA adapter on it."
-    from cai_repro.generate import LocalEngine
-    from cai_repro.models import Roles, load_base
+    from cai_repro.generate import open_engine
     folders = [Path(p) for p in (model, adapter) if p and Path(p).exists()]
-    roles = Roles(*load_base(model, quantize=quantize))
-    if adapter: roles.load("adapter", adapter)
-    return LocalEngine(roles, role="adapter" if adapter else None, batch_size=batch_size, chat=chat), files_mark(*folders)
+    return open_engine(model, adapter, quantize=quantize, batch_size=batch_size, chat=chat), files_mark(*folders)
 
 # %% ../nbs/14_pipeline.ipynb #5e0c3a14
 def eval_tables(result: dict) -> list:
