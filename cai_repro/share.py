@@ -223,7 +223,7 @@ def results_part(metrics: dict) -> str:
             lines.append(f"| {label} | " + " | ".join(show(metrics["models"][m][side].get(key)) for m in models) + " |")
             seen.setdefault(key, {})[label.split(",")[0].strip(" ↑↓")] = True
     n = max(e["n"] for m in models for side in metrics["models"][m].values() for e in side.values())
-    return (f"Held-out prompts, up to {n} a side, one response each at temperature 1: mean and 95 % interval. They were {world.measured}.\n\n" + "\n".join(lines) + "\n\n"
+    return (f"Held-out prompts, up to {n} a side, one response each at temperature 1: mean and 95 % interval, over prompts and for this one seed. They were {world.measured}.\n\n" + "\n".join(lines) + "\n\n"
             + "\n".join(f"- *{', '.join(labels)}*: {MEANS[key]}" for key, labels in seen.items())
             + "\n\nOther numbers of the run:\n\n" + "\n".join(f"- {md(l)}" for l in summary_lines(metrics) if not l.startswith("all stages")))
 
