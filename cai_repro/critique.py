@@ -6,12 +6,12 @@
 from __future__ import annotations
 import difflib, html, json, re
 from dataclasses import dataclass, field, asdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from .core import CaiError, atomic_write, derive_seed, everyone, fingerprint, once, world
 
 # %% auto #0
 __all__ = ['LABELS', 'defuse', 'dialogue_text', 'critique_prompt', 'revision_prompt', 'direct_prompt', 'few_shot_prefix', 'Step',
-           'Chain', 'mark_changes', 'run_chunks', 'over_long', 'left_out', 'dialogues_over_long', 'revise',
+           'Chain', 'mark_changes', 'run_chunks', 'over_long', 'left_out', 'dialogues_over_long', 'numbered', 'revise',
            'found_nothing', 'revision_stats']
 
 # %% ../nbs/06_critique.ipynb #a0f5ccce
@@ -212,6 +212,12 @@ def dialogues_over_long(engine, rows: list[dict], constitution, *, responses: li
     given = long([ask(r["prompt"], x) for r, x in zip(rows, responses)], 2 - direct) if responses else {}
     return long([ask(r["prompt"], "") for r in rows], 3 - direct) | given
 
+# %% ../nbs/06_critique.ipynb #number01
+def numbered(rows: Sequence[dict | str]) -> list[dict]:
+    "Rows that each have an id: a prompt alone becomes a row, and a row without an id is called by its number"
+    rows = [{"prompt": r} if isinstance(r, str) else r for r in rows]
+    return [r if "id" in r else {"id": str(i), **r} for i, r in enumerate(rows)]
+
 # %% ../nbs/06_critique.ipynb #d7dc0117
 def _talks(engine, chains: list[Chain]) -> list[list[Chain]]:
     "Chains of like length, as many at a time as `engine` takes"
@@ -219,7 +225,7 @@ def _talks(engine, chains: list[Chain]) -> list[list[Chain]]:
     return [order[i:i+size] for i in range(0, len(order), size)]
 
 def revise(engine,                                # critic: has `.generate` (chapter 05)
-           rows: list[dict],                      # {"id", "prompt", ...}; other fields are carried along
+           rows: Sequence[dict | str],            # {"id", "prompt", ...}, other fields are carried along; or prompts alone (`numbered`)
            constitution,                          # draws an SL principle per chain and round
            *, n_revisions: int = 4,               # rounds per prompt
            seed: int = 0,
@@ -233,6 +239,7 @@ def revise(engine,                                # critic: has `.generate` (cha
            store=None,                            # `JsonlStore` for resumable runs
            on_progress: Callable[[int, int], None] | None = None) -> list[Chain]:
     "Chains of `n_revisions` critique-revision rounds for all `rows` (paper section 3.1). Raises CaiError without a source of first responses, and for dialogues that are too long."
+    rows = numbered(rows)
     if odd := [r["id"] for r in rows if not isinstance(r["prompt"], str)]:
         raise CaiError(f"the prompt of {odd[0]!r} is not a text", remedy="revise takes one human turn per row, as a string")
     if responses is None and responder is None:

@@ -5,10 +5,10 @@
 # %% ../nbs/08_feedback.ipynb #7a916b11
 from __future__ import annotations
 import random, re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from .core import CaiError, Dialogue, derive_seed
-from .critique import _BLANK, _BREAK, _unclosed, defuse, dialogue_text, left_out, over_long, run_chunks
+from .critique import _BLANK, _BREAK, _unclosed, defuse, dialogue_text, left_out, numbered, over_long, run_chunks
 if TYPE_CHECKING: import numpy as np                       # imported where it is used: `cai --help` need not wait for it
 
 # %% auto #0
@@ -140,7 +140,7 @@ def _too_long(engine, pairs: list[dict], constitution, prefixes: list[str], cot:
 
 # %% ../nbs/08_feedback.ipynb #50d9813a
 def label_pairs(engine,                           # feedback model: has `.choose`, and `.generate` for `cot`
-                pairs: list[dict],                # {"id", "prompt", "a", "b", ...}
+                pairs: list[dict],                # {"prompt", "a", "b", ...}; one without "id" is called by its number
                 constitution,                     # draws an RL principle per pair
                 *, seed: int = 0,
                 ensemble: int = 1,                # principles per pair, averaged
@@ -161,6 +161,7 @@ def label_pairs(engine,                           # feedback model: has `.choose
     if ensemble < 1: raise CaiError(f"ensemble={ensemble}", remedy="a label needs at least one principle")
     clamp = clamp or ((.4, .6) if cot else None)
     if clamp: clamp_probability(.5, *clamp)
+    pairs = numbered(pairs)
     settings = dict(seed=seed, ensemble=ensemble, both_orders=both_orders, few_shot=few_shot, cot=cot, clamp=clamp, hard=hard,
                     max_new_tokens=max_new_tokens, temperature=temperature, constitution=getattr(constitution, "sha256", ""))
     prefixes = [(cot_prefix if cot else choice_prefix)(constitution, derive_seed(seed, "feedback", c), n=few_shot) for c in range(-(-len(pairs)//chunk))]
@@ -192,7 +193,7 @@ def label_stats(rows: list[dict]) -> dict:
 
 # %% ../nbs/08_feedback.ipynb #3542bfaf
 def sample_pairs(engine,                          # SL-CAI
-                 rows: list[dict],                # {"id", "prompt", ...}; other fields are carried along
+                 rows: Sequence[dict | str],      # {"id", "prompt", ...}, other fields are carried along; or prompts alone
                  *, seed: int = 0, temperature: float = 1.0, max_new_tokens: int = 80,
                  source: str = "sl",              # recorded as source_a and source_b
                  chunk: int = 256, store=None,    # prompts per chunk; `JsonlStore` for resumable runs
@@ -207,5 +208,5 @@ def sample_pairs(engine,                          # SL-CAI
         if same:
             for i, text in zip(same, draw([part[i] for i in same], "b again")): b[i] = text
         return [{**r, "a": x, "b": y, "source_a": source, "source_b": source} for r, x, y in zip(part, a, b) if x != y]
-    return run_chunks(rows, make, chunk=chunk, store=store, may_drop=True, on_progress=on_progress,
+    return run_chunks(numbered(rows), make, chunk=chunk, store=store, may_drop=True, on_progress=on_progress,
                       settings=dict(seed=seed, temperature=temperature, max_new_tokens=max_new_tokens))

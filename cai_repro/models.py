@@ -16,12 +16,14 @@ import os
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 import torch.nn.functional as F
 
 from .core import CaiError, derive_seed, world
+if TYPE_CHECKING: from transformers import PreTrainedModel, PreTrainedTokenizerBase   # transformers is imported where it is used
 
 # %% ../nbs/04_models.ipynb #2570a07f
 def pick_device(device: str | torch.device | None = None) -> torch.device:
@@ -126,7 +128,7 @@ def load_base(path: str | Path,                         # a folder, or a model i
               quantize: str | None = None,              # None or 'nf4'
               device: str | torch.device | None = None, # default: a CUDA card if there is one
               dtype: torch.dtype | None = None,         # default: see `pick_dtype`
-             ):                                         # -> (frozen model in eval mode, tokenizer)
+             ) -> tuple['PreTrainedModel', 'PreTrainedTokenizerBase']: # frozen and in eval mode, and its tokenizer
     """Load any Hugging Face causal language model as a frozen base, with its tokenizer.
 
     Only safetensors weights are read and no code from the model folder is run.

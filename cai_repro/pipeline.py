@@ -28,7 +28,7 @@ __all__ = ['COUNTS', 'ADAPTERS', 'ASSISTANT', 'ENOUGH', 'EVALUATED', 'GENERATION
            'run_command', 'word_changes', 'marked', 'pocket_run', 'outside_note', 'revise_command', 'print_chain',
            'judge_command', 'print_judgement', 'eval_folder', 'eval_engine', 'eval_tables', 'eval_command', 'run_eval',
            'print_dry_run', 'plan_command', 'doctor_command', 'claims_command', 'without', 'compare_constitutions',
-           'compare_figure', 'compare_table', 'compare_command']
+           'compare_figure', 'compare_table', 'compare_command', 'push_command']
 
 # %% ../nbs/14_pipeline.ipynb #e004d5a9
 @dataclass(frozen=True)
@@ -868,12 +868,9 @@ def eval_folder(model: str, suite: str, *, adapter: str|None=None, few_shot: int
 
 def eval_engine(model: str|Path, adapter: str|Path|None=None, quantize: str|None=None, batch_size: int=16, chat: bool=False) -> tuple:
     "(engine, mark of its files) for a base and, if given, a LoRA adapter on it."
-    from cai_repro.generate import LocalEngine
-    from cai_repro.models import Roles, load_base
+    from cai_repro.generate import open_engine
     folders = [Path(p) for p in (model, adapter) if p and Path(p).exists()]
-    roles = Roles(*load_base(model, quantize=quantize))
-    if adapter: roles.load("adapter", adapter)
-    return LocalEngine(roles, role="adapter" if adapter else None, batch_size=batch_size, chat=chat), files_mark(*folders)
+    return open_engine(model, adapter, quantize=quantize, batch_size=batch_size, chat=chat), files_mark(*folders)
 
 # %% ../nbs/14_pipeline.ipynb #5e0c3a14
 def eval_tables(result: dict) -> list:
@@ -1107,3 +1104,31 @@ def compare_command(ctx: typer.Context, a: str = typer.Argument(..., metavar="A"
         console = Console(highlight=False, markup=False, force_jupyter=False, width=None if sys.stdout.isatty() else 110)
         for model in ("sl_cai", "rl_cai"): console.print(); console.print(compare_table(result, model))
         typer.echo(f"\nwritten: {out/'compare.json'} and compare.png; each run has its report.html")
+
+# %% ../nbs/14_pipeline.ipynb #push0001
+@app.command("push")
+def push_command(ctx: typer.Context, run: Path = typer.Argument(..., metavar="RUN", help="The folder of a finished run."),
+                 repo: str = typer.Option(..., "--repo", metavar="USER/NAME", help="Where it goes: you or an organisation of yours, and a name."),
+                 what: str = typer.Option("adapters,data", "--what", metavar="PARTS", help="adapters, data, or both."),
+                 private: bool = typer.Option(False, "--private", help="Make the repositories private. Without it the whole world can read them."),
+                 dry_run: bool = typer.Option(False, "--dry-run", help="Write everything that would be uploaded, and stop. No network, no account."),
+                 plain: bool = typer.Option(False, "--plain", help="Data as the paper's plain dialogues, not as chat messages."),
+                 with_prompts: bool = typer.Option(False, "--with-prompts", help="Also rows whose prompt came from a file of yours: only if you may publish it."),
+                 licence: str = typer.Option(None, "--licence", metavar="NAME", help="Such as apache-2.0.  [default: the base's]"),
+                 out: Path = typer.Option(None, "--out", metavar="DIR", help="Where to write it first.  [default: RUN/push]"), debug: bool = DEBUG) -> None:
+    """Share a finished run on the Hugging Face Hub: its adapters, its data, and a card for each.
+
+    First everything is written to RUN/push, and that folder is what is sent. With --dry-run it is all that happens: read the cards, load the adapters and the data from there. The adapters become the model repository USER/NAME, with RL-CAI at its root and the other roles in folders; the data becomes the data set repository of the same name. The cards say what a run knows of itself: base, principles, recipe, seed, versions, measurements, limits, licence, and how to load it.
+
+    Never sent: people's comparisons from hh-rlhf, logs, checkpoints, paths of your machine. To log in: hf auth login
+
+    \b
+    cai push runs/pocket-seed0 --repo me/cai-pocket --dry-run
+    cai push runs/pocket-seed0 --repo me/cai-pocket
+    cai push runs/mine --repo me/cai-mine --what data --private
+    """
+    with friendly(debug or ctx.obj):
+        if not dry_run: os.environ.setdefault("HF_HUB_OFFLINE", "0")
+        quiet()
+        from cai_repro.share import push_run
+        push_run(run, repo, what=[w.strip() for w in what.split(",") if w.strip()], private=private, dry_run=dry_run, plain=plain, with_prompts=with_prompts, licence=licence, out=out, say=lambda text: typer.echo(clean(text)))

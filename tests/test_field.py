@@ -62,6 +62,21 @@ def test_from_a_file_to_the_report(recipe, tmp_path, quantize):
     log = JsonlStore(out/"ppo"/"log.jsonl").rows(); assert len(log) == 2 and {"evasive", "declines_benign_n", "reassures"} <= set(log[0])
     assert (out/"assistant"/"helpful"/"adapter_model.safetensors").exists() and (out/"ppo"/"policy"/"adapter_model.safetensors").exists() and not (out/"ppo"/"checkpoint").exists()
     again = cli("run", "--recipe", recipe, "--quantize", quantize, "--out", out); assert again.exit_code == 0 and again.output.count("kept") == len(stages_of(find_recipe(str(recipe)))), again.output
+    shared(out)
+
+def shared(out):
+    "What is published of such a run: the assistant that it trained too, and nothing of the conversations that people had"
+    from cai_repro.share import run_datasets
+    assert " Glue the leg and let it dry." in run_datasets(out)["preference"]["chosen"][:]                     # at home they are there
+    r = cli("push", out, "--repo", "me/field", "--dry-run", "--licence", "apache-2.0", "--plain"); assert r.exit_code == 0 and "helpful/adapter_model.safetensors" in r.output, r.output
+    from datasets import load_dataset
+    rows = load_dataset(str(out/"push"/"data"), "preference", split="train", cache_dir=str(out.parent/"cache"))
+    assert set(rows["labelled_by"]) == {"ai"} and set(rows["origin"]) == {"run"}
+    sent = b"".join(p.read_bytes() for p in (out/"push").rglob("*") if p.is_file() and p.suffix != ".safetensors")
+    for never in ("Glue the leg", "No idea.", "mend chair", str(out.parent)): assert never.encode() not in sent
+    card = (out/"push"/"model"/"README.md").read_text(); text = (out/"push"/"data"/"README.md").read_text()
+    for says in ("license: apache-2.0", "preferred to helpful-only", "Nobody has read", "helpful-only assistant that was there before", "PATH/OF/THE/BASE"): assert says in card, says
+    assert "a comparison that people made" in text and "rows of `preference`" in text
 
 def test_killed_between_stages_and_continued(recipe, tmp_path):
     "Each stage by a fresh process's `Run`: whatever the next one needs is in the folder, and the bytes are those of one go"

@@ -60,6 +60,18 @@ def test_wheel_carries_constitutions_and_data(copy, wheel):
     assert "cai_repro/core.py" in names
     assert [n for n in names if n.endswith("LICENSE")]
 
+def test_wheel_carries_types(wheel, tmp_path):
+    "`py.typed`, and for each module with `@patch` a stub in which the methods stand in their classes"
+    import ast
+    names = zipfile.ZipFile(wheel); names.extractall(tmp_path); home = tmp_path / "cai_repro"
+    assert (home / "py.typed").exists()
+    patched = {p.stem for p in home.glob("*.py") if "\n@patch" in p.read_text(encoding="utf-8")}
+    assert patched == {p.stem for p in home.glob("*.pyi")} and {"models", "generate", "constitution", "core"} <= patched
+    def methods(module, cls): return {n.name: n for c in ast.parse((home / f"{module}.pyi").read_text(encoding="utf-8")).body if isinstance(c, ast.ClassDef) and c.name == cls for n in c.body if isinstance(n, ast.FunctionDef)}
+    roles, parse = methods("models", "Roles"), methods("core", "Dialogue")["parse"]
+    assert {"add", "load", "save", "use", "trainable", "device"} <= set(roles) and {"generate", "choose"} <= set(methods("generate", "LocalEngine")) and "draw" in methods("constitution", "Constitution")
+    assert [ast.unparse(d) for d in parse.decorator_list] == ["classmethod"] and [ast.unparse(d) for d in roles["big"].decorator_list] == ["property"] and ast.unparse(roles["add"].returns) == "'Roles'"
+
 def test_wheel_names_its_extras(root, wheel):
     "Each `NAME_requirements` of settings.ini is an extra, and none is required without it"
     names = zipfile.ZipFile(wheel)
@@ -95,7 +107,7 @@ def test_readme_is_index(root, tmp_path):
 
 def test_modules_import_without_heavy_libraries():
     "So that `cai --help` answers at once"
-    light = "core constitution data pocket critique feedback evaluate figures hardware pipeline".split()
+    light = "core constitution data pocket critique feedback evaluate figures hardware pipeline share".split()
     code = "import sys, importlib, importlib.util as u\nfor m in %r:\n    if u.find_spec('cai_repro.'+m): importlib.import_module('cai_repro.'+m)\nprint(sorted({'torch','transformers','trl','peft','datasets','matplotlib','bitsandbytes','scipy','pandas'} & set(sys.modules)))" % light
     assert run(sys.executable, "-c", code, cwd=Path(__file__).parent).strip() == "[]"
 

@@ -11,39 +11,10 @@ from typer.testing import CliRunner
 
 from cai_repro import pipeline
 from cai_repro.core import CaiError, JsonlStore
-from cai_repro.pipeline import STAGES, Recipe, prepare, run, run_stage
+from cai_repro.pipeline import STAGES, prepare, run, run_stage
+from conftest import SIZES
 
-SIZES = {"red_team": 10, "benign": 8, "red_team_pairs": 12, "contrast_pairs": 6, "benign_pairs": 8, "rl": 8, "held_out": 8}
 E = {"mean", "low", "high", "n"}
-
-@pytest.fixture(scope="session")
-def constitution(tmp_path_factory):
-    "One principle per harm of the pocket world and phase, plus one about everything else"
-    from cai_repro.pocket import world
-    w, lines = world(), ["name: test", "description: a constitution for tests", "sl:"]
-    groups = [*[[h] for h in w.harms], [i for i in w.issues if i not in w.harms]]
-    for i, g in enumerate(groups): lines.append(f'  - {{id: sl-{i}, harms: [{", ".join(g)}], critique_request: "Say whether there is any {g[0]}.", revision_request: "Remove any {g[0]}."}}')
-    lines.append("rl:")
-    for i, g in enumerate(groups): lines.append(f'  - {{id: rl-{i}, harms: [{", ".join(g)}], choice: "Choose the response with less {g[0]}."}}')
-    file = tmp_path_factory.mktemp("constitution")/"test.yaml"; file.write_text("\n".join(lines) + "\n")
-    return file
-
-@pytest.fixture(scope="session")
-def recipe(tmp_path_factory, constitution):
-    "A recipe of seconds: a Llama of random weights that knows the pocket world's words and nothing else"
-    from cai_repro.models import Roles, tiny_model
-    from cai_repro.pocket import train_tokenizer
-    home = tmp_path_factory.mktemp("tiny"); tok = train_tokenizer(n=400, vocab_size=600)
-    model = tiny_model(tok, max_position_embeddings=2048); tok.save_pretrained(home/"base"); model.save_pretrained(home/"base")
-    Roles(model, tok).add("helpful").save("helpful", home/"helpful")
-    return Recipe("tiny", base=str(home/"base"), helpful=str(home/"helpful"), constitution=str(constitution), max_new_tokens=10, batch_size=8, prompts=SIZES,
-                  critique={"chunk": 4, "few_shot": 0}, sft={"batch_size": 4}, feedback={"chunk": 4}, preference={"batch_size": 4}, ppo={"steps": 2, "rollouts_per_step": 8, "minibatch": 4, "epochs": 1})
-
-@pytest.fixture(scope="session")
-def whole(recipe, tmp_path_factory):
-    "A run from beginning to end"
-    out = tmp_path_factory.mktemp("runs")/"whole"
-    return out, run(recipe, out)
 
 def files(out, but=("manifest.json", "metrics.json", "run.json", "report.html")):
     "All that a run left, less what names its folder or its seconds"
