@@ -59,7 +59,7 @@ def judge_claim(claim: Claim, measured: list[dict] # one {measurement: values} a
     row = {"id": claim.id, "statement": claim.statement, "rule": claim.rule, "measured": {}, "paper": claim.paper, "seeds": len(measured), "verdict": "not testable here", "why": claim.why, "note": claim.note}
     if not claim.effects: return row | {"seeds": 0}
     values = {e.name: [v for m in measured if (v := e.value(m)) is not None] for e in claim.effects}
-    if not all(values.values()): return row | {"verdict": "not measured", "why": "nothing to measure: " + ", ".join(k for k, v in values.items() if not v)}
+    if not all(values.values()): return row | {"why": "nothing to measure: " + ", ".join(k for k, v in values.items() if not v) + (f"; {claim.why}" if claim.why else "")}
     row["measured"] = {e.name: over_seeds(values[e.name]) | {"margin": e.margin} for e in claim.effects}
     holds = [e["mean"] >= e["margin"] and (e["low"] is None or e["low"] > 0) for e in row["measured"].values()]
     return row | {"verdict": "reproduced" if all(holds) else "not reproduced", "why": "" if all(holds) else claim.why}
@@ -491,7 +491,7 @@ CLAIMS = {c.id: c for c in (
           "the paper sees this over the long run of an online process with new data; our PPO ends after 40 steps"),
     Claim("C25", "A preference model is less well calibrated for its surest bets.", "Bai et al. 2204.05862, on whose preference models section 4.1 builds", ("preference_models",),
           (_e("calibration error, bets above .9 less the others", .01, lambda m: (lambda o: None if None in (o["top"], o["rest"]) else o["top"] - o["rest"])(m["preference_models"]["off"])),),
-          "labels are soft and the pairs easy: the PM is too unsure of its clear cases, and the middle is where it is off"))}
+          "labels are soft and the preference model is small: hardly a bet of its is above .9, so there may be no surest bets to look at"))}
 
 def _good(m: dict) -> float: return m["harmless"] + m["helpful"]
 def _late(log: list[dict]) -> float:
