@@ -2,7 +2,11 @@
 # make test    everything that is checked: the notebooks, then tests/
 # make pocket-model  the shipped base model and helpful-only adapter again, from nothing (43 minutes on two cores with AVX512, measured whole; an older processor took 61)
 # make readme  README.md anew from nbs/index.ipynb
-# Both set up a virtual environment of their own (.venv) and do so only once.
+# make docs    the site: chapters, reference, commands, into _docs/; ends with a check of every link
+# make chapters  every chapter executed, slow cells too, on two cores. CHAPTERS="06 quickstart": only these. TO=folder: not in place
+# make canary  the newest releases of everything, without constraints.txt, in an environment of its own, then the tests
+# make dev     only the environment, with what development needs
+# Each sets up a virtual environment (.venv) and does so only once.
 PYTHON ?= python3
 VENV   ?= .venv
 RUN    ?= runs/demo
@@ -12,7 +16,7 @@ TORCH  := $(shell grep '^torch==' constraints.txt)
 SETUP  := settings.ini setup.py pyproject.toml constraints.txt
 QUIET  := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1 MPLBACKEND=agg
 
-.PHONY: demo test readme pocket-model
+.PHONY: demo test readme pocket-model docs chapters canary dev
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -28,6 +32,17 @@ pocket-model: $(VENV)/.demo
 
 readme: $(VENV)/.dev
 	$(BIN)/python tools/readme.py
+
+docs: $(VENV)/.docs
+	$(QUIET) OMP_NUM_THREADS=1 $(BIN)/python tools/docs.py
+
+chapters: $(VENV)/.dev
+	$(BIN)/python tools/chapters.py $(CHAPTERS) $(if $(TO),--to "$(TO)")
+
+canary:
+	$(PYTHON) tools/canary.py --pip='$(PIP)'
+
+dev: $(VENV)/.dev
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or later is needed, this is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
@@ -45,4 +60,8 @@ $(VENV)/.demo: $(SETUP) | $(VENV)/.torch
 
 $(VENV)/.dev: $(SETUP) | $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet $(PIP) -c constraints.txt -e ".[dev]"
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.docs: $(SETUP) | $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet $(PIP) -c constraints.txt -e ".[docs]"
 	@touch $@ $(VENV)/.demo

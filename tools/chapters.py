@@ -1,0 +1,60 @@
+"""Execute chapters from the first cell to the last, slow cells included, on two processor cores.
+
+    python tools/chapters.py                        every chapter and tutorial, in place
+    python tools/chapters.py 00 quickstart          these two
+    python tools/chapters.py 00 --to runs/chapters  the results into a folder, the notebooks stay as they are
+
+Cells marked `#| gpu` or `#| eval: false` are left as they are. Ends with minutes a chapter, and with status 1 if a cell failed.
+"""
+import argparse, os, sys, time
+from pathlib import Path
+
+import nbformat
+from docs import chapters, directives, root
+
+TAG = "skip-execution"                                     # what nbclient knows
+
+def execute(path: Path, to: Path) -> str | None:
+    "Run the notebook at `path` from its own folder and write it to `to`; the first error, if any"
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+    nb, error = nbformat.read(path, as_version=4), None
+    skipped = [c for c in nb.cells if {"gpu", "eval: false"} & directives(c)]
+    for c in skipped: c.metadata["tags"] = [*c.metadata.get("tags", []), TAG]
+    try: NotebookClient(nb, timeout=None, kernel_name="python3", skip_cells_with_tag=TAG, resources={"metadata": {"path": str(path.parent)}}).execute()
+    except (CellExecutionError, DeadKernelError) as e: error = str(e)
+    for c in skipped: c.metadata.pop("tags")
+    if error and to == path: return error                  # a broken chapter does not take the place of a whole one
+    to.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nb, to)
+    return error
+
+def chosen(names: list[str]) -> list[Path]:
+    "The chapters of these numbers or names, all of them without any"
+    known = {p: {p.stem, p.name, p.stem.split("_")[0]} for p in chapters()}
+    for n in names:
+        if not any(n in of for of in known.values()): sys.exit(f"no chapter {n!r}; there are: " + ", ".join(p.stem for p in known))
+    return [p for p, of in known.items() if not names or of & set(names)]
+
+if __name__ == "__main__":
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("chapters", nargs="*", help="numbers or names, such as 05b or quickstart")
+    ask.add_argument("--to", type=Path, help="folder for the executed notebooks; without it they are written in place and cleaned")
+    args = ask.parse_args()
+    os.environ.update(HF_HUB_OFFLINE="1", TQDM_DISABLE="1", TOKENIZERS_PARALLELISM="false", CAI_REPRO_PROGRESS="0")
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    if hasattr(os, "sched_setaffinity"): os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    took, failed = {}, {}
+    for path in chosen(args.chapters):
+        name, start = path.relative_to(root/"nbs"), time.time()
+        error = execute(path, args.to/name if args.to else path)
+        took[name] = (time.time() - start)/60
+        if error: failed[name] = error
+        print(f"{took[name]:6.1f} min  {name}{'  FAILED' if error else ''}", flush=True)
+    print(f"{sum(took.values()):6.1f} min  all {len(took)}")
+    for name, error in failed.items(): print(f"\n{name}\n{error[-3000:]}")
+    if not args.to:
+        from nbdev.clean import nbdev_clean
+        nbdev_clean()
+    sys.exit(bool(failed))
