@@ -17,7 +17,7 @@ setup(
     license="Apache-2.0", license_files=["LICENSE"],
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "", long_description_content_type="text/markdown",
     python_requires=f">={cfg['min_python']}", install_requires=shlex.split(cfg["requirements"]),
-    extras_require={extra: shlex.split(cfg[f"{extra}_requirements"]) for extra in ("dev", "server", "vllm")}, entry_points={"console_scripts": shlex.split(cfg["console_scripts"])},
+    extras_require={extra: shlex.split(cfg[f"{extra}_requirements"]) for extra in ("dev", "server", "vllm", "playground")}, entry_points={"console_scripts": shlex.split(cfg["console_scripts"])},
     packages=[lib, *resources], package_dir={lib: lib, **resources}, package_data={package: ["**/*"] for package in resources},
     include_package_data=False, zip_safe=False,
 )
