@@ -1120,7 +1120,7 @@ def playground_command(ctx: typer.Context,
                        host: str = typer.Option("127.0.0.1", "--host", metavar="ADDRESS", help="Where the browser page is served: by default for this machine only."),
                        port: int = typer.Option(None, "--port", min=1, max=65535, metavar="N", help="Its port.  [default: a free one from 7860]"),
                        seed: int = SEED, debug: bool = DEBUG) -> None:
-    """Try a prompt, watch critique, revision and comparison; edit a principle.
+    """Type a prompt, watch each step, edit a principle.
 
     In the browser if gradio is installed (pip install 'cai_repro[playground]'), else in the terminal. Nothing leaves this machine, but for what goes to --server.
 

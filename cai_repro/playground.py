@@ -417,9 +417,10 @@ def terminal(play: Playground, lines: Iterable[str]|None = None, console=None, *
     "Read prompts and commands until there are no more (None: from the keyboard, or from what is piped in); did all go well?"
     from rich.console import Console
     piped = lines is not None or not sys.stdin.isatty()
-    term = Terminal(play, console or Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 100))
+    term = Terminal(play, console or Console(highlight=False, markup=False, force_jupyter=False, width=None if sys.stdout.isatty() else 100))
     term.how |= how
     if piped:
+        if lines is None and hasattr(sys.stdin, "reconfigure"): sys.stdin.reconfigure(errors="replace")
         for line in lines if lines is not None else sys.stdin:
             if not term.line(line): break
         return not term.failed
@@ -443,7 +444,7 @@ def recipe_of(folder: str|Path) -> Recipe:
 
 def from_run(run: Run, name: str) -> Playground:
     "The playground of a run's actors, as far as they have been trained"
-    r, places = run.recipe, {role: folder for role, folder in (ADAPTERS | ASSISTANT).items()}
+    r, places = run.recipe, ADAPTERS | ASSISTANT
     there = lambda role: role is None or role == "helpful" and not r.hub or (run.folder.path(places[role])/"adapter_config.json").exists()
     speakers = {who: run.engine(role) for who, role in WHO.items() if there(role)}
     if not there(r.critic): raise CaiError(f"{run.folder.root}: this run has no {r.critic} yet", "let `cai run` go on")
@@ -529,8 +530,9 @@ def _parts(play: Playground, w) -> SimpleNamespace:
         examples=w.Dropdown(options=[("", ""), *((e, e) for e in examples(play))], **wide("example prompts")),
         prompt=w.Textarea(value=examples(play)[0], rows=2, placeholder="what you would ask an assistant", **wide("prompt")),
         who=w.Dropdown(options=list(play.speakers), **wide("who answers")),
-        principles=choose("sl", "critique by (none: drawn)", begin_with(play)), compare=choose("rl", f"compare by (none: {'all' if play.ensemble > 1 else 'drawn'})", ()),
+        principles=choose("sl", "critique by", begin_with(play)), compare=choose("rl", "compare by", ()),
         revisions=w.IntSlider(value=2, min=0, max=MOST, **wide("revisions")), seed=w.BoundedIntText(value=0, min=0, max=10**9, **wide("seed")),
+        hint=w.HTML(f"<p class='cai-tag'>Ctrl-click chooses several, or none. None for the critique: drawn at random, one a revision. None for the comparison: {drawn_words(play)}.</p>"),
         run=w.Button(description="Run", button_style="primary"), style=w.HTML(f"<style>{STYLE}</style>"), progress=w.HTML(), out=w.HTML(),
         which=w.Dropdown(options=options(play), **wide("principle")), texts={k: w.Textarea(rows=3, **wide(v)) for k, v in FIELDS.items()},
         apply=w.Button(description="Use this text"), undo=w.Button(description="Undo all edits"), report=w.HTML())
@@ -565,7 +567,7 @@ def panel(play: Playground|None = None,  # None: the pocket model
     c.apply.on_click(lambda _: renew(lambda: now.edit(c.which.value, **{k: c.texts[k].value for k in texts_of(now.constitution.by_id(c.which.value))})))
     pick()
     edit = w.VBox([c.which, *c.texts.values(), w.HBox([c.apply, c.undo]), c.report])
-    box = w.VBox([c.style, c.examples, c.prompt, c.who, c.principles, c.compare, c.revisions, c.seed, c.run, w.Accordion([edit], titles=["edit a principle"]), c.progress, c.out])
+    box = w.VBox([c.style, c.examples, c.prompt, c.who, c.principles, c.compare, c.hint, c.revisions, c.seed, c.run, w.Accordion([edit], titles=["edit a principle"]), c.progress, c.out])
     box.parts = c
     return box
 
