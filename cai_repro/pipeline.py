@@ -26,9 +26,10 @@ __all__ = ['COUNTS', 'ADAPTERS', 'ASSISTANT', 'ENOUGH', 'EVALUATED', 'GENERATION
            'text_probe_of', 'stage_fingerprint', 'PlainProgress', 'BarProgress', 'progress_for_screen', 'disk_full',
            'card_full', 'run_stage', 'run', 'results_table', 'summary_lines', 'clean', 'friendly', 'main', 'quiet',
            'run_command', 'word_changes', 'marked', 'pocket_run', 'outside_note', 'revise_command', 'print_chain',
-           'judge_command', 'print_judgement', 'eval_folder', 'eval_engine', 'eval_tables', 'eval_command', 'run_eval',
-           'print_dry_run', 'plan_command', 'doctor_command', 'claims_command', 'without', 'compare_constitutions',
-           'compare_figure', 'compare_table', 'compare_command', 'push_command']
+           'judge_command', 'print_judgement', 'eval_folder', 'check_model_folders', 'eval_engine', 'eval_tables',
+           'eval_command', 'run_eval', 'print_dry_run', 'plan_command', 'doctor_command', 'claims_command', 'without',
+           'compare_constitutions', 'compare_figure', 'compare_table', 'compare_command', 'push_command',
+           'playground_command']
 
 # %% ../nbs/14_pipeline.ipynb #e004d5a9
 @dataclass(frozen=True)
@@ -866,6 +867,11 @@ def eval_folder(model: str, suite: str, *, adapter: str|None=None, few_shot: int
             "both-orders" if both_orders else None, f"{limit}-rows" if limit else None, "chat" if chat else None, f"seed{seed}"]
     return Path("runs/eval")/"_".join(re.sub(r"[^\w.]+", "-", w).strip("-.") for w in what if w)
 
+def check_model_folders(model: str|Path|None, adapter: str|Path|None) -> None:
+    "`CaiError` if `model` is a folder without a model, or `adapter` one without an adapter. (A model that is no folder may be an id on the Hub.)"
+    for folder, file, what in ((model, "config.json", "model"), (adapter, "adapter_config.json", "adapter")):
+        if folder and (what == "adapter" or Path(folder).exists()) and not (Path(folder)/file).exists(): raise CaiError(f"{folder}: no {file} there, so this is no {what}", f"give a folder with {file}")
+
 def eval_engine(model: str|Path, adapter: str|Path|None=None, quantize: str|None=None, batch_size: int=16, chat: bool=False) -> tuple:
     "(engine, mark of its files) for a base and, if given, a LoRA adapter on it."
     from cai_repro.generate import open_engine
@@ -931,8 +937,7 @@ def run_eval(model: str|None, adapter: Path|None, suite: str, how: dict, more: d
     from cai_repro.suites import evaluate_suite, plan_suite
     name, here = model or "pocket", model is None or Path(model).exists()
     out = out or eval_folder(name, suite, adapter=adapter and str(adapter), **how, **more, chat=chat, seed=seed)
-    for folder, file, what in ((model, "config.json", "model"), (adapter, "adapter_config.json", "adapter")):
-        if folder and (what == "adapter" or here) and not (Path(folder)/file).exists(): raise CaiError(f"{folder}: no {file} there, so this is no {what}", f"give a folder with {file}")
+    check_model_folders(model, adapter)
     plan_suite(suite, **how, seed=seed); check_disk(out)         # the questions may be fetched here, so before `quiet` shuts the network off
     if not here: os.environ.setdefault("HF_HUB_OFFLINE", "0")
     quiet()
@@ -1132,3 +1137,35 @@ def push_command(ctx: typer.Context, run: Path = typer.Argument(..., metavar="RU
         quiet()
         from cai_repro.share import push_run
         push_run(run, repo, what=[w.strip() for w in what.split(",") if w.strip()], private=private, dry_run=dry_run, plain=plain, with_prompts=with_prompts, licence=licence, out=out, say=lambda text: typer.echo(clean(text)))
+
+# %% ../nbs/14_pipeline.ipynb #pgcmd002
+@app.command("playground")
+def playground_command(ctx: typer.Context,
+                       run_folder: Path = typer.Option(None, "--run", metavar="DIR", help="A run of yours: its models may answer too."),
+                       role: str = typer.Option(None, "--role", metavar="NAME", help="Who writes the first response: helpful or base; of a run also sl_cai or rl_cai."),
+                       model: str = typer.Option(None, "--model", metavar="FOLDER|ID", help="A model folder, an id on the Hugging Face Hub, or with --server its name there.  [default: the pocket model]"),
+                       adapter: Path = typer.Option(None, "--adapter", metavar="DIR", help="A LoRA adapter on it, such as sft/sl of a run."),
+                       server: str = typer.Option(None, "--server", metavar="URL", help="An OpenAI-compatible server, such as http://127.0.0.1:8000/v1."),
+                       constitution: str = CONSTITUTION,
+                       chat: bool = typer.Option(False, "--chat", help="Ask in the model's own chat template, not in the paper's plain text."),
+                       quantize: str = typer.Option(None, "--quantize", metavar="nf4", help="Load the model in 4 bits."),
+                       revisions: int = typer.Option(2, "--revisions", min=0, max=8, help="Rounds of critique and revision."),
+                       terminal: bool = typer.Option(False, "--terminal", help="In this terminal; prompts may also be piped in, one a line."),
+                       host: str = typer.Option("127.0.0.1", "--host", metavar="ADDRESS", help="Where the browser page is served: by default for this machine only."),
+                       port: int = typer.Option(None, "--port", min=1, max=65535, metavar="N", help="Its port.  [default: a free one from 7860]"),
+                       seed: int = SEED, debug: bool = DEBUG) -> None:
+    """Type a prompt, watch each step, edit a principle.
+
+    In the browser if gradio is installed (pip install 'cai_repro[playground]'), else in the terminal. Nothing leaves this machine, but for what goes to --server.
+
+    \b
+    cai playground
+    cai playground --run runs/mine --role sl_cai
+    cai playground --terminal < prompts.txt
+    """
+    with friendly(debug or ctx.obj):
+        if model and not server and not Path(model).exists(): os.environ.setdefault("HF_HUB_OFFLINE", "0")
+        quiet()
+        from cai_repro.playground import start
+        source = dict(run=run_folder, model=model, adapter=adapter, server=server, constitution=constitution, chat=chat, quantize=quantize)
+        if not start(source, dict(who=role, revisions=revisions, seed=seed), terminal, host, port, say=lambda text: typer.echo(clean(text))): raise typer.Exit(1)

@@ -107,7 +107,7 @@ def test_readme_is_index(root, tmp_path):
 
 def test_modules_import_without_heavy_libraries():
     "So that `cai --help` answers at once"
-    light = "core constitution data pocket critique feedback evaluate figures hardware pipeline share".split()
+    light = "core constitution data pocket critique feedback evaluate figures hardware pipeline share playground".split()
     code = "import sys, importlib, importlib.util as u\nfor m in %r:\n    if u.find_spec('cai_repro.'+m): importlib.import_module('cai_repro.'+m)\nprint(sorted({'torch','transformers','trl','peft','datasets','matplotlib','bitsandbytes','scipy','pandas'} & set(sys.modules)))" % light
     assert run(sys.executable, "-c", code, cwd=Path(__file__).parent).strip() == "[]"
 
