@@ -124,10 +124,18 @@ def test_command(command, copy, tiny, monkeypatch, request):
 def test_no_entry_is_left_over():
     assert not set(INSTEAD) - set(documented()), "documented nowhere: take them out of INSTEAD"
 
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch, recipe, whole):
+    "A folder where runs/mine is a finished run, and a process in which any model id of the Hub is a tiny model with a chat template"
+    from transformers import AutoTokenizer
+    from cai_repro import generate
+    shutil.copytree(whole[0], tmp_path/"runs/mine"); shutil.copytree(recipe.base, tmp_path/"base")
+    tok = AutoTokenizer.from_pretrained(tmp_path/"base"); tok.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"; tok.save_pretrained(tmp_path/"base")
+    load, is_id = generate.load_base, lambda model: re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)) and not Path(model).exists()
+    monkeypatch.setattr(generate, "load_base", lambda model, **k: load(tmp_path/"base" if is_id(model) else model, **k)); monkeypatch.chdir(tmp_path)
+
 @pytest.mark.parametrize("code", blocks((ROOT/"README.md").read_text(encoding="utf-8"), "python"))
-def test_python_of_the_readme(code, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+def test_python_of_the_readme(code, stand_in): exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
 
 def spans() -> list[tuple[str, str]]:
     "Every `cai ...` inside a sentence of the README or of a notebook"

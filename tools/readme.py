@@ -1,4 +1,4 @@
-"README.md from nbs/index.ipynb, by nbconvert alone. `--stdout` prints it instead of writing it."
+"README.md from nbs/index.ipynb, by nbconvert alone, and the picture in it. `--stdout` prints the text instead of writing both."
 import re, sys
 from pathlib import Path
 import nbformat
@@ -22,4 +22,8 @@ def readme() -> str:
 
 if __name__ == "__main__":
     if "--stdout" in sys.argv: sys.stdout.write(readme())
-    else: (root / "README.md").write_text(readme(), encoding="utf-8")
+    else:
+        from cai_repro.figures import fig_2, png, read_json
+        place = root / "data" / "results" / "figures"
+        (place / "figure_2.png").write_bytes(png(fig_2(read_json(place / "figure_2.json"))))
+        (root / "README.md").write_text(readme(), encoding="utf-8")
