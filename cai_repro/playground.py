@@ -689,7 +689,7 @@ def launch(app, host: str = "127.0.0.1", port: int|None = None) -> str:
     theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=[gr.themes.Font(f) for f in font], font_mono=[gr.themes.Font(f) for f in ("ui-monospace", "Consolas", "monospace")])
     try: _, url, _ = app.launch(server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True, inbrowser=False, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, run_history=False,
                                 show_error=False, footer_links=[], theme=theme, css=PAGE_STYLE, app_kwargs=dict(middleware=[Middleware(KeepsToItself, local=is_local(host))], docs_url=None, redoc_url=None, openapi_url=None))
-    except OSError as e: raise CaiError(f"{host}: the page cannot be served ({e})", "choose another --port, or leave it out; --host must be an address of this machine") from e
+    except OSError as e: raise CaiError(f"the page cannot be served at {host}" + (f", port {port}" if port else ""), "the port may be taken: choose another --port, or leave it out; --host must be an address of this machine") from e
     return url
 
 # %% ../nbs/19_playground.ipynb #pg000720

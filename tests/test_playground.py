@@ -213,6 +213,7 @@ def test_the_page_keeps_to_itself(page):
     status, headers, text = get(f"127.0.0.1:{port}"); assert status == 200 and "default-src 'self'" in headers["content-security-policy"]
     assert get("evil.example")[0] == 403 and get("127.0.0.1.evil.example")[0] == 403 and get("localhost")[0] == 200 and get(f"127.0.0.1:{port}", "/docs")[0] == 404
     config = json.loads(get(f"127.0.0.1:{port}", "/config")[2]); assert config["run_history"] is False and config["analytics_enabled"] is False
+    with pytest.raises(CaiError, match=f"port {port}"): pg.launch(pg.browser_app(toy()), port=port)
     assert "googleapis" not in text and "<script>document.title" not in text
 
 def test_the_page_in_a_browser(page):
