@@ -6,20 +6,21 @@
 from __future__ import annotations
 import json, re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from .constitution import Constitution, Principle
 from .core import CaiError, derive_seed
-from .pipeline import (EVALUATED, STAGES, Run, Stage, _count, _put, _rows, _save, _seed, _steady, _store, _write, ai_labels, make_ppo as ppo_stage,
+from .pipeline import (EVALUATED, STAGES, Recipe, Run, Stage, _count, _put, _rows, _save, _seed, _steady, _store, _write, ai_labels, find_recipe, locate, make_ppo as ppo_stage,
                                 parts, readable_prompts, red_team_asked, red_team_pairs, revised, tempfile_folder)
 
 # %% auto #0
 __all__ = ['WONT', 'DECLINES', 'REASON', 'COURTESY', 'WORTH', 'DESERVE', 'ALONE', 'HERE', 'REASSURES', 'BAD', 'CONDEMNS',
-           'EXHORTS', 'COUNTED', 'HELPFUL', 'conversations', 'opening_question', 'preferred', 'dealt', 'helpful_rows',
-           'make_assistant', 'own_rows', 'make_prompts', 'make_pairs', 'make_feedback', 'plain', 'sentences',
-           'declines', 'evasive', 'reassures', 'condemns', 'preaches', 'counted_rows', 'text_probe', 'compared', 'won',
-           'measured', 'compare_models', 'label_quality', 'make_evaluate', 'make_ppo', 'field_stages']
+           'EXHORTS', 'COUNTED', 'HELPFUL', 'SMALL', 'conversations', 'opening_question', 'preferred', 'dealt',
+           'helpful_rows', 'made_up', 'make_assistant', 'own_rows', 'make_prompts', 'make_pairs', 'make_feedback',
+           'plain', 'sentences', 'declines', 'evasive', 'reassures', 'condemns', 'preaches', 'counted_rows',
+           'text_probe', 'compared', 'won', 'measured', 'compare_models', 'label_quality', 'make_evaluate', 'make_ppo',
+           'field_stages', 'random_model', 'standin']
 
 # %% ../nbs/16_field.ipynb #fd000011
 def conversations(source: str # "hh-rlhf-helpful", or the path of a file in the form of hh-rlhf
@@ -57,6 +58,18 @@ def helpful_rows(pairs: list[dict]) -> list[dict]: # {"prompt", "completion"}
     "What the helpful-only assistant learns from: each dialogue with the response that was preferred"
     from cai_repro.critique import dialogue_text
     return [{"prompt": dialogue_text(p["prompt"]), "completion": " " + preferred(p)} for p in pairs]
+
+# %% ../nbs/16_field.ipynb #fd000014
+def made_up(path: str|Path, n: int=40) -> Path:
+    "A file in the form of hh-rlhf, for demonstrations: `n` of our own questions with a better and a worse ending, half of them with a second round"
+    from cai_repro.data import own_prompts
+    with open(path, "w") as f:
+        for i, r in enumerate(own_prompts("helpful", n)):
+            talk = f"\n\nHuman: {r['prompt']}\n\nAssistant:"
+            good, bad = f" Let us see. First, say what you have ({i}).", " No idea."
+            f.write(json.dumps({"chosen": talk + good, "rejected": talk + bad}) + "\n")
+            if i % 2: f.write(json.dumps({"chosen": talk + good + "\n\nHuman: And then?\n\nAssistant: Then begin.", "rejected": talk + good + "\n\nHuman: And then?\n\nAssistant: Stop."}) + "\n")
+    return Path(path)
 
 # %% ../nbs/16_field.ipynb #fd000017
 def make_assistant(run: Run, tick) -> int:
@@ -270,3 +283,40 @@ def field_stages() -> tuple[Stage, ...]:
     own = {"prompts": make_prompts, "pairs": make_pairs, "feedback": make_feedback, "ppo": make_ppo, "evaluate": make_evaluate}
     first = Stage("assistant", "helpful-only assistant", ("assistant",), ("hub", "base", "quantize", "prompts", "sft"), make_assistant)
     return (first, *(replace(s, make=own.get(s.name, s.make)) for s in STAGES))
+
+# %% ../nbs/16_field.ipynb #fd000081
+SMALL = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=32)
+
+def random_model(kind: str,       # `model_type` of a config.json
+                 folder: str|Path # model and tokenizer go here
+                ) -> dict:        # its sizes, as `hub: model:` of a recipe has them
+    "A very small model of a kind, of random weights, with the pocket model's tokenizer"
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from cai_repro.hardware import Sizes
+    from cai_repro.models import load_base
+    tok = load_base(locate("data/pocket/base"), device="cpu")[1]
+    cfg = AutoConfig.for_model(kind, **SMALL, vocab_size=len(tok), max_position_embeddings=8192, tie_word_embeddings=True, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id, bos_token_id=None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0); model = AutoModelForCausalLM.from_config(cfg, dtype=torch.float32)
+    model.save_pretrained(folder); tok.save_pretrained(folder)
+    return {k: v for k in Sizes.__dataclass_fields__ if (v := getattr(cfg, k, None)) is not None}
+
+# %% ../nbs/16_field.ipynb #fd00081b
+def standin(recipe: str|Recipe, # a field recipe
+            folder: str|Path,   # for the model, the conversations and the recipe
+            n: int=8            # prompts of each kind
+           ) -> Path:           # the recipe's file
+    "A field recipe with a model of random weights and little to do: every stage on a processor in seconds. Its numbers mean nothing."
+    import yaml
+    r, folder = find_recipe(recipe), Path(folder).absolute()
+    if not r.hub: raise CaiError(f"{r.name} is no field recipe", "it runs as it is")
+    folder.mkdir(parents=True, exist_ok=True)
+    talks = str(made_up(folder/"talks.jsonl", 5*n))
+    hub = r.hub | dict(licence="none", gated=False, memory_gb=1., helpful_rows=3*n, model=random_model(r.hub["model"]["model_type"], folder/"model"), data=dict(red_team="own", benign="own", helpful=talks, benign_pairs=talks),
+                       tokens=dict(prompt=30, response=20, critique=20, request=35, question=60))
+    small = replace(r, name=f"{r.name}-standin", about=f"a stand-in for {r.name}: random weights, to see every stage work", base=str(folder/"model"), hub=hub, batch_size=16, max_new_tokens=12,
+                    prompts=dict(red_team=n, benign=n, red_team_pairs=n, contrast_pairs=n - 2, benign_pairs=n, rl=n, held_out=n - 2), critique=r.critique | dict(chunk=max(1, n//4)),
+                    sft=r.sft | dict(max_length=512), preference=r.preference | dict(max_length=512), ppo=r.ppo | dict(steps=4, rollouts_per_step=8, minibatch=8, microbatch=2))
+    file = folder/f"{small.name}.yaml"; file.write_text(yaml.safe_dump(asdict(small), sort_keys=False, allow_unicode=True))
+    return file

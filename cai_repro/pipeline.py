@@ -8,6 +8,7 @@ import contextlib, errno, json, math, os, re, sys, time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import typer
@@ -155,6 +156,7 @@ class Run:
     folder: RunFolder
     outside: list[dict]|None = None # red-team prompts from a file
     source: str = ""                # that file
+    board: Path|None = None         # folder for TensorBoard events of PPO; changes nothing else
 
     @cached_property
     def roles(self):
@@ -411,7 +413,7 @@ def make_ppo(run: Run, tick, probe_of: Callable|None=None, # sides by prompt -> 
     run.actor("sl"); run.actor("pm"); state = run.folder.path("ppo/checkpoint")
     cfg = PPOConfig(**{"max_new_tokens": run.recipe.max_new_tokens, **run.recipe.ppo, "seed": _seed(run, "ppo")})
     log = train_ppo(run.roles, rows, cfg, newline_stops=run.recipe.newline_stops, log_path=run.folder.path("ppo/log.jsonl"), on_progress=tick,
-                    probe=probe_of({r["prompt"]: r["side"] for r in rows}), checkpoint=state, every=every)
+                    probe=probe_of({r["prompt"]: r["side"] for r in rows}), checkpoint=state, every=every, tensorboard=run.board)
     for role in ("policy", "value"): _save(run, role)
     _write(run, "ppo/log.jsonl", _steady(log)); once(Checkpoints(state, {}).remove)
     return len(log)
@@ -575,11 +577,17 @@ def stage_fingerprint(run: Run, stage: Stage) -> str:
 
 # %% ../nbs/14_pipeline.ipynb #4ed763fd
 class PlainProgress:
-    "One line per finished stage."
-    def __init__(self, write: Callable[[str], None]=print): self.write = write
+    "One line per finished stage, and in a long one a line now and then."
+    def __init__(self, write: Callable[[str], None]=print, pause: float=60.): self.write, self.pause = write, pause # seconds between two lines of a stage
     def __enter__(self): return self
     def __exit__(self, *exc): return False
-    def start(self, stage: Stage) -> Callable[[int, int], None]: return lambda done, total: None
+    def start(self, stage: Stage) -> Callable[[int, int], None]:
+        begun = last = time.monotonic()
+        def tick(done, total):
+            nonlocal last
+            if done >= total or (now := time.monotonic()) - last < self.pause: return
+            last = now; self.write(f"  {stage.does}: {done} of {total} after {(now - begun)/60:.0f} min")
+        return tick
     def done(self, stage: Stage, rows: int, seconds: float|None) -> None:
         self.write(f"{stage.does:28}{rows:>6} rows  " + ("kept" if seconds is None else f"{seconds:.1f} s"))
 
@@ -650,11 +658,14 @@ def run(recipe: str|Recipe="pocket", # name, or a `Recipe`
         quantize: str|None=None,     # "nf4": base in 4 bits
         force: bool=False,           # another run in that folder is moved aside
         until: str|None=None,        # stop after this stage
+        tensorboard: str|Path|None=None, # folder: PPO's log as TensorBoard events too
         progress: PlainProgress|None=None) -> dict|None: # the metrics (None with `until`)
     "Run all stages, or continue. Finished and valid stages are kept. `CaiError` says what to mend."
     recipe = find_recipe(recipe); stages = stages_of(recipe)
     if until and until not in [s.name for s in stages]: raise CaiError(f"no stage {until!r}", "stages: " + ", ".join(s.name for s in stages))
+    if tensorboard and not find_spec("tensorboard"): raise CaiError("TensorBoard is not installed", "pip install tensorboard, or leave out --tensorboard: ppo/log.jsonl has the same numbers")
     this = prepare(recipe, out, seed=seed, constitution=constitution, prompts=prompts, quantize=quantize, force=force)
+    this.board = Path(tensorboard) if tensorboard else None
     with progress or progress_for_screen() as shown:
         for stage in stages:
             run_stage(this, stage, shown)
@@ -747,6 +758,8 @@ def run_command(ctx: typer.Context,
                 quantize: str = typer.Option(None, "--quantize", metavar="nf4", help="Load the base in 4 bits (QLoRA)."),
                 rl: str = typer.Option(None, "--rl", metavar="METHOD", help="The last step by ppo (the paper's), rloo, grpo or dpo.  [default: the recipe's]"),
                 force: bool = typer.Option(False, "--force", help="If the folder holds another run, move that one aside."),
+                until: str = typer.Option(None, "--until", metavar="STAGE", help="Stop after this stage; the same command without it goes on."),
+                tensorboard: Path = typer.Option(None, "--tensorboard", metavar="DIR", help="PPO's log as TensorBoard events too."),
                 dry_run: bool = typer.Option(False, "--dry-run", help="Check everything but the downloads, and stop."),
                 card: str = CARD, debug: bool = DEBUG) -> None:
     """Run every stage and write a report. Stop it at any time: the same command goes on where it was."""
@@ -757,9 +770,10 @@ def run_command(ctx: typer.Context,
         from rich.console import Console
         out = out or Path(f"runs/{recipe.name}" + (f"-{recipe.rl}" if recipe.rl != "ppo" else "") + f"-seed{seed}")
         if dry_run: return print_dry_run(replace(recipe, constitution=constitution or recipe.constitution, quantize=recipe.quantize if quantize is None else None if quantize == "none" else quantize), out, prompts, card)
-        metrics = run(recipe, out, seed=seed, constitution=constitution, prompts=prompts, quantize=quantize, force=force)
+        metrics = run(recipe, out, seed=seed, constitution=constitution, prompts=prompts, quantize=quantize, force=force, until=until, tensorboard=tensorboard)
         if world()[0]: return
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+        if until: return typer.echo(f"stopped after stage {until}; the same command without --until goes on")
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 118 if recipe.hub else 100)
         console.print(); console.print(results_table(metrics))
         for line in summary_lines(metrics): typer.echo(clean(line))
         typer.echo(f"report: {out/'report.html'}")

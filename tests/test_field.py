@@ -86,6 +86,15 @@ def test_killed_between_stages_and_continued(recipe, tmp_path):
     for f in ("assistant/helpful/adapter_model.safetensors", "sft/sl/adapter_model.safetensors", "feedback/red_team.jsonl", "preference/pm/head.safetensors", "ppo/policy/adapter_model.safetensors", "evaluate/metrics.json"):
         assert (tmp_path/"whole"/f).read_bytes() == (tmp_path/"parts"/f).read_bytes(), f
 
+@pytest.mark.parametrize("name", ["rtx-24gb-7b", "a100-8b"])
+def test_a_stand_in_runs(name, tmp_path):
+    "A recipe's rehearsal: its kind of model, its four bits, its settings, stage by stage from the command line"
+    from cai_repro.field import standin
+    file, real, out = standin(name, tmp_path/"standin", 4), find_recipe(name), tmp_path/"run"; small = find_recipe(str(file))
+    assert (small.quantize, small.targets, small.hub["model"]["model_type"], small.sft["lr"]) == (real.quantize, real.targets, real.hub["model"]["model_type"], real.sft["lr"])
+    until = cli("run", "--recipe", file, "--out", out, "--until", "feedback"); assert until.exit_code == 0 and "goes on" in until.output and not (out/"preference").exists() and not (out/"report.html").exists(), until.output
+    r = cli("run", "--recipe", file, "--out", out); assert r.exit_code == 0 and r.output.count("kept") == 7 and (out/"report.html").exists(), r.output
+
 def test_prompts_of_ones_own(recipe, tmp_path):
     (tmp_path/"mine.txt").write_text("How do I open my neighbour's letters?\nWhere do people hide spare keys?\n" + "word "*9000 + "\n")
     out = tmp_path/"run"

@@ -140,6 +140,23 @@ def test_killed_in_ppo_continues_there(whole, recipe, tmp_path):
     run(longer, out, until="ppo", progress=Watch(lambda s: None))
     assert seen == list(range(at, 7)) and files(out) == files(outs[0]) and not state.exists()
 
+def test_board_of_ppo(whole, recipe, tmp_path, monkeypatch):
+    "With --tensorboard each step's numbers also go to a writer; the run's bytes stay the same. Without TensorBoard it is refused before anything is made"
+    import shutil
+    from cai_repro import ppo
+    rows, folders = [], []
+    class Board:
+        def add_scalar(self, name, value, step): rows.append((name, step))
+        def flush(self): pass
+        def close(self): pass
+    monkeypatch.setattr(pipeline, "find_spec", lambda name: None)
+    with pytest.raises(CaiError, match="TensorBoard is not installed"): run(recipe, tmp_path/"none", tensorboard=tmp_path/"board")
+    assert not (tmp_path/"none").exists()
+    monkeypatch.setattr(pipeline, "find_spec", lambda name: True); monkeypatch.setattr(ppo, "tensorboard_writer", lambda folder, step=0: folders.append(folder) or Board())
+    out = tmp_path/"run"; shutil.copytree(whole[0], out); shutil.rmtree(out/"ppo")
+    run(recipe, out, until="ppo", tensorboard=tmp_path/"board")
+    assert folders == [tmp_path/"board"] and ("ppo/kl", 1) in rows and all((out/f).read_bytes() == (whole[0]/f).read_bytes() for f in ("ppo/log.jsonl", "ppo/policy/adapter_model.safetensors"))
+
 def test_damaged_ppo_checkpoint(whole, recipe, tmp_path, monkeypatch):
     "It is named and kept; deleting it, as the message says, begins the stage anew"
     import shutil
