@@ -4,7 +4,7 @@
 
 # %% ../nbs/00_core.ipynb #31bd01c5
 from __future__ import annotations
-import errno, hashlib, html, json, os, re
+import errno, hashlib, json, os, re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -74,6 +74,10 @@ class Turn:
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
+def _shown(text) -> str:
+    "`text` as Markdown that shows every character and obeys none: no tags, links, images or formulas out of what strangers wrote"
+    return re.sub(r"[\\`*_\[\]#!|~$<>&]", lambda m: f"&#{ord(m[0])};", str(text)).replace("\n", "<br>")
+
 # %% ../nbs/00_core.ipynb #6d7f4aef
 @dataclass(frozen=True)
 class Dialogue:
@@ -95,7 +99,7 @@ class Dialogue:
         return [{"role": {"human": "user"}.get(t.role, t.role), "content": t.text} for t in self.turns]
 
     def _repr_markdown_(self) -> str:
-        return "\n\n".join(f"> **{t.role.title()}:** {html.escape(t.text)}" for t in self.turns)
+        return "\n\n".join(f"> **{t.role.title()}:** {_shown(t.text)}" for t in self.turns)
 
 # %% ../nbs/00_core.ipynb #e27b04d6
 @patch
@@ -305,6 +309,12 @@ def stage_done(self: RunFolder, name: str, fingerprint: str) -> bool:
         if self.path(f).stat().st_size != was["bytes"] or file_sha256(self.path(f)) != was["sha256"]:
             raise CaiError(f"{self.path(f)}: this file of the finished stage '{name}' was changed or damaged", f"delete {self.path(f)} and run again: this stage is made anew, the others stay")
     return True
+
+# %% ../nbs/00_core.ipynb #00c0ur07
+@patch
+def _repr_markdown_(self: RunFolder) -> str:
+    rows = [f"| {_shown(k)} | {_shown(s['rows'])} | {_shown(s['seconds'])} | {', '.join(map(_shown, s['files']))} |" for k, s in self.manifest["stages"].items()]
+    return f"**{_shown(self.root.name)}** ({_shown(self.manifest.get('recipe', 'not opened'))})\n\n" + "\n".join(["| stage | rows | seconds | files |", "|---|---|---|---|", *rows] if rows else ["*no stage is finished*"])
 
 # %% ../nbs/00_core.ipynb #6d9b7dab
 @patch

@@ -4,16 +4,16 @@
 
 # %% ../nbs/08_feedback.ipynb #7a916b11
 from __future__ import annotations
-import random, re
+import html, random, re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from .core import CaiError, Dialogue, derive_seed
-from .critique import _BLANK, _BREAK, _unclosed, defuse, dialogue_text, left_out, numbered, over_long, run_chunks
+from .critique import _BLANK, _BREAK, _table, _unclosed, defuse, dialogue_text, left_out, numbered, over_long, run_chunks
 if TYPE_CHECKING: import numpy as np                       # imported where it is used: `cai --help` need not wait for it
 
 # %% auto #0
 __all__ = ['OPTIONS', 'choice_prompt', 'normalise', 'clamp_probability', 'choice_prefix', 'cot_prompt', 'quoted', 'answer_prompt',
-           'cot_prefix', 'p_by_reading', 'label_pairs', 'label_stats', 'sample_pairs']
+           'cot_prefix', 'p_by_reading', 'Label', 'label_pairs', 'label_stats', 'sample_pairs']
 
 # %% ../nbs/08_feedback.ipynb #3341b867
 OPTIONS = (" (A)", " (B)")
@@ -118,6 +118,20 @@ def _label(pair: dict, principles: list, logprobs: np.ndarray, thoughts, clamp, 
     if hard: target = float(target > .5) if target != .5 else .5
     row |= dict(p_a=target, disagreement=float(abs(p[:, 0] - p[:, 1]).mean()) if p.shape[1] == 2 else None)
     return row if thoughts is None else row | dict(cot=list(thoughts))
+
+# %% ../nbs/08_feedback.ipynb #08c0ur05
+class Label(dict):
+    "A labelled row that shows itself in a notebook: `Label(row)`"
+    def _repr_html_(self) -> str:
+        e = lambda x: html.escape(str(x)).replace("\n", "<br>")
+        prompt = self["prompt"] if isinstance(self["prompt"], str) else self["prompt"].to_text()
+        rows = [("prompt", e(prompt)), ("a", e(self["a"])), ("b", e(self["b"]))]
+        if self["p_a"] is None: return _table(rows + [("left out", e(self.get("left_out")))])
+        orders = ["shown as (A)", "shown as (B)"]
+        rows += [(f"P(a), {i}", ", ".join(f"{x:.2f} {o}" for x, o in zip(p, orders))) for i, p in zip(self["principle_ids"], p_by_reading(self))]
+        rows += [("reasoning", "<br>".join(f"<i>{e(x)}</i>" for x in self.get("cot", [])))]*("cot" in self)
+        mixed = "" if self["disagreement"] is None else f", disagreement {self['disagreement']:.2f}"
+        return _table(rows + [("label", f"<b>p_a = {self['p_a']:.2f}</b>{mixed}")])
 
 # %% ../nbs/08_feedback.ipynb #0ver2003
 def _label_all(engine, pairs: list[dict], constitution, prefix: str, *, seed, ensemble, both_orders, cot, clamp, hard, **sampling) -> list[dict]:

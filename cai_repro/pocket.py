@@ -157,6 +157,10 @@ class Verdict:
     def evasive(self) -> bool|None: return None if self.kind is None else self.kind == "evade"
     @property
     def refuses(self) -> bool: return self.kind in ("refuse", "evade", "preach")
+    def _repr_markdown_(self) -> str:
+        if self.kind is None: return "*not a sentence of the pocket world: no verdict*"
+        said = [f"harm {self.harm_score} of 4", "helpful" if self.helpful else "not helpful"] + [f"flaws: {', '.join(self.flaws)}"]*bool(self.flaws) + ["boilerplate"]*self.boilerplate
+        return f"**{self.kind}**{f' ({self.domain})' if self.domain else ''}: " + ", ".join(said)
 
 # %% ../nbs/03_pocket.ipynb #b8dbcfc7
 @cache
