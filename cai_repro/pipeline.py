@@ -98,6 +98,20 @@ def locate(path: str) -> Path:
     "A path of the user's, or of a file shipped with the package; `CaiError` if it is neither."
     return Path(path) if Path(path).exists() else resource_path(path)
 
+# %% ../nbs/14_pipeline.ipynb #c14rp001
+def _table_text(text) -> str:
+    "Text of unknown origin, safe in a cell of a Markdown table"
+    import html
+    return html.escape(str(text), quote=False).replace("|", "&#124;").replace("\n", " ")
+
+def _recipe_markdown(self: Recipe) -> str:
+    shown = lambda v: ", ".join(f"{k} {x}" for k, x in v.items()) if isinstance(v, dict) else v
+    rows = [(k, shown(v)) for k, v in asdict(self).items() if k not in ("name", "about", "hub") and v != getattr(Recipe, k, {})]
+    if self.hub: rows.append(("model", self.hub["licence"] + ", meant for " + self.hub["card"]))
+    return f"**{_table_text(self.name)}**: {_table_text(self.about)}\n\n| setting | value |\n|---|---|\n" + "\n".join(f"| {k} | {_table_text(v)} |" for k, v in rows)
+
+Recipe._repr_markdown_ = _recipe_markdown
+
 # %% ../nbs/14_pipeline.ipynb #b13f19ce
 def check_disk(out: Path, need_mb: float=50.) -> None:
     "`CaiError` if the disk that will hold `out` has less than `need_mb` MB free, or if `out` cannot be written."
@@ -173,6 +187,15 @@ class Run:
         "A `LocalEngine` that speaks as `role`."
         from cai_repro.generate import LocalEngine
         return LocalEngine(self.roles, role=self.actor(role), batch_size=self.recipe.batch_size, newline_stops=self.recipe.newline_stops)
+
+# %% ../nbs/14_pipeline.ipynb #c14rp004
+def _run_markdown(self: Run) -> str:
+    made, t = self.folder.manifest.get("stages", {}), _table_text
+    done = [k for k, s in made.items() if "rows" in s]
+    return (f"Run of **{t(self.recipe.name)}**, seed {self.seed}, constitution {t(getattr(self.constitution, 'name', '?'))}" + (f", prompts from {t(Path(self.source).name)}" if self.source else "")
+            + f", in {t(self.folder.root)}; finished: {', '.join(map(t, done)) or 'nothing yet'}")
+
+Run._repr_markdown_ = _run_markdown
 
 # %% ../nbs/14_pipeline.ipynb #ccb69dee
 def _count(run: Run, what: str) -> int: return {**COUNTS, **run.recipe.prompts}[what]

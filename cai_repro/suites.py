@@ -17,7 +17,8 @@ from .feedback import choice_prefix, cot_prefix, normalise, quoted
 __all__ = ['LETTERS', 'SUITES', 'EXAMPLES', 'SIZES', 'PAPER', 'Format', 'format_of', 'parse_prompt', 'render', 'suite',
            'cluster_interval', 'worked_examples', 'leaks', 'official_constitution', 'few_shot_text', 'cot_question',
            'cot_closing', 'orders', 'read_rows', 'readable', 'score', 'reliability', 'ece', 'plan_suite', 'summarise',
-           'evaluate_suite', 'paper_curve', 'parameters', 'difference', 'fig_reliability', 'fig_accuracy']
+           'SuiteResult', 'evaluate_suite', 'paper_curve', 'parameters', 'difference', 'fig_reliability',
+           'fig_accuracy']
 
 # %% ../nbs/12b_suites.ipynb #1d749bf0
 LETTERS = tuple(f" ({c})" for c in "ABCDEFGHI")
@@ -244,6 +245,21 @@ def summarise(rows: Sequence[dict], seed: int=0) -> dict:
             "majority": round(max(Counter(r["answer"] for r in rows).values())/len(rows), 6),
             "items": [{key: r[key] for key in ("id", "group", "answer", "p")} for r in rows]}
 
+# %% ../nbs/12b_suites.ipynb #c12rp001
+class SuiteResult(dict):
+    "What `evaluate_suite` returns: a dictionary that a notebook shows as a short table"
+    def __repr__(self) -> str:
+        from cai_repro.evaluate import show
+        return f"<{self['suite']}: accuracy {show(self['accuracy'])} over {self['counts']['asked']} rows; a dictionary of {', '.join(self)}>"
+    def _repr_markdown_(self) -> str:
+        import html
+        from cai_repro.evaluate import show
+        c, a, safe = self["counts"], self["accuracy"], lambda t: html.escape(str(t), quote=False).replace("|", "&#124;").replace("\n", " ")
+        rows = [("accuracy", f"{show(a)} over {a['groups']} prompts"), ("to compare", f"{self['chance']:.3f} by chance, {self['majority']:.3f} with the most frequent answer"),
+                ("mean confidence", f"{self['confidence']:.3f}"), ("calibration error", f"{self['ece']:.3f}"), ("P(first letter)", f"{self['first_letter']:.3f}"), ("undecided", f"{self['undecided']} rows"),
+                ("rows", f"{c['asked']} asked of {c['all']}; {c['leaked']} leaked, {c['too_long']} too long")]
+        return f"**{safe(self['suite'])}** {safe(self['settings']['model'])}\n\n| | |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v in rows)
+
 # %% ../nbs/12b_suites.ipynb #7a403af3
 def evaluate_suite(engine,                     # has `.choose`, and `.generate` for `cot`
                    name: str,                  # of `SUITES`
@@ -269,7 +285,7 @@ def evaluate_suite(engine,                     # has `.choose`, and `.generate` 
     settings = {"model": model, "parameters": parameters(engine), **how, "both_orders": both_orders, "limit": limit, "chunk": chunk, **ask}
     make = lambda c, part: read_rows(engine, part, prefix=prefix, cot=cot, samples=samples, both_orders=both_orders, seed=seed, max_new_tokens=max_new_tokens, temperature=temperature)
     made = run_chunks([fit[i] for i in take], make, chunk=chunk, store=store, on_progress=on_progress, settings={**settings, "texts": fingerprint([prefix, fit])})
-    return {"suite": name, "settings": settings, "counts": {**counts, "too_long": len(asked) - len(fit), "asked": len(made)}, **summarise(made, seed), "paper": paper_curve(name, cot, samples)}
+    return SuiteResult({"suite": name, "settings": settings, "counts": {**counts, "too_long": len(asked) - len(fit), "asked": len(made)}, **summarise(made, seed), "paper": paper_curve(name, cot, samples)})
 
 # %% ../nbs/12b_suites.ipynb #f9877f5d
 SIZES = (.8, 1.6, 3.4, 6.4, 12.6, 22, 52) # billion parameters
