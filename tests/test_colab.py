@@ -11,6 +11,7 @@ from packaging.utils import canonicalize_name
 
 TUTORIALS = "nbs/tutorials"
 BOTH = ("colab_t4", "own_gpu_7b")
+COLAB = ("colab_t4", "quickstart", "your_constitution", "goodhart")     # those with a badge
 HELD = ("torch", "torchvision", "transformers", "tokenizers", "huggingface-hub", "safetensors", "peft", "accelerate", "numpy")
 
 @pytest.fixture(scope="session")
@@ -32,8 +33,10 @@ def set_up(root, name) -> str:
 def test_badge_and_addresses(root, address):
     "The badge opens this very notebook from the repository's default branch; no other address of a repository of ours stands anywhere"
     branch = re.search(r"^branch = (\S+)$", (root/"settings.ini").read_text(), re.M)[1]
-    opened = re.findall(r"https://colab\.research\.google\.com/github/\S+?\.ipynb", notebook(root, "colab_t4").cells[0].source)
-    assert opened == [f"https://colab.research.google.com/github/{address.removeprefix('https://github.com/')}/blob/{branch}/{TUTORIALS}/colab_t4.ipynb"]
+    for name in COLAB:
+        opened = re.findall(r"https://colab\.research\.google\.com/github/\S+?\.ipynb", notebook(root, name).cells[0].source)
+        assert opened == [f"https://colab.research.google.com/github/{address.removeprefix('https://github.com/')}/blob/{branch}/{TUTORIALS}/{name}.ipynb"]
+        assert set_up(root, name) == set_up(root, "colab_t4"), name
     for name in BOTH:
         text = text_of(notebook(root, name))
         assert f'SOURCE = "git+{address}"' in text and set(re.findall(r"https://github\.com/[\w.-]+/[\w.-]+", text)) == {address}, name
