@@ -142,7 +142,7 @@ def _write_all(fd: int, data: bytes):
 
 def atomic_write(path: str | Path, data: str | bytes) -> None:
     "Write a whole file or nothing (temporary file, flush to disk, rename); `CaiError` when the disk is full"
-    path = Path(path); tmp = path.with_name(f".{path.name}.tmp")
+    path = Path(path); tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")   # of this process: two may write the same file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
