@@ -17,7 +17,7 @@ import torch
 from fastcore.basics import patch
 from .core import CaiError, derive_seed
 from .preference import soft_bt_loss
-from .ppo import PPOConfig, adam, encode_prompts, length_batches, pack, pm_scores, prompt_stream, response_logprobs, train_ppo
+from .ppo import PPOConfig, adam, encode_prompts, length_batches, pack, pm_scores, prompt_stream, response_logprobs, settings_table, train_ppo
 from .sft import keep_float32, run_trainer, trainer_settings, training
 
 # %% ../nbs/11_alternatives.ipynb #4beb0744
@@ -100,6 +100,9 @@ class GroupConfig:
     def like_ppo(cls, ppo:PPOConfig, **more) -> 'GroupConfig':
         "What a PPO training sets, where both have it."
         return cls(**{f.name: getattr(ppo, f.name) for f in fields(cls) if hasattr(ppo, f.name)} | more)
+
+# %% ../nbs/11_alternatives.ipynb #c11cf001
+GroupConfig._repr_markdown_ = settings_table   # as PPO's: what differs from the defaults in bold
 
 # %% ../nbs/11_alternatives.ipynb #2e361d68
 class Scribe:

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['token_logprobs', 'entropy', 'kl_estimates', 'shape_rewards', 'next_kl_coef', 'gae', 'masked_mean', 'whiten',
-           'policy_loss', 'value_loss', 'explained_variance', 'PPOConfig', 'Batch', 'pack', 'length_batches',
-           'response_logprobs', 'response_values', 'pm_scores', 'Rollouts', 'read_rollouts', 'advantages',
-           'check_finite', 'train_role', 'update_policy', 'update_value', 'adam', 'adam_bits', 'LossScale', 'add_up',
-           'prompt_stream', 'encode_prompts', 'start_actors', 'check_sound', 'check_ranking', 'optimizer_tensors',
-           'load_optimizer', 'training_mark', 'mark_differences', 'Checkpoints', 'interleave', 'draw_rollouts',
-           'tensorboard_writer', 'write_scalars', 'train_ppo']
+           'policy_loss', 'value_loss', 'explained_variance', 'PPOConfig', 'settings_table', 'Batch', 'pack',
+           'length_batches', 'response_logprobs', 'response_values', 'pm_scores', 'Rollouts', 'read_rollouts',
+           'advantages', 'check_finite', 'train_role', 'update_policy', 'update_value', 'adam', 'adam_bits',
+           'LossScale', 'add_up', 'prompt_stream', 'encode_prompts', 'start_actors', 'check_sound', 'check_ranking',
+           'optimizer_tensors', 'load_optimizer', 'training_mark', 'mark_differences', 'Checkpoints', 'interleave',
+           'draw_rollouts', 'tensorboard_writer', 'write_scalars', 'train_ppo']
 
 # %% ../nbs/10_ppo.ipynb #886a662c
 import hashlib, json, math, os, shutil, time
@@ -187,6 +187,15 @@ class PPOConfig:
         if self.kl_target: bad += ['kl_coef']*(self.kl_coef == 0) + ['kl_horizon']*(not self.kl_horizon > .2*self.rollouts_per_step) # a price of 0 stays 0, a hasty one turns negative
         if bad: raise CaiError('PPOConfig: ' + ', '.join(f'{k}={getattr(self, k)!r}' for k in bad) + ' cannot work', remedy='counts and rates must be above 0, coefficients at least 0, gamma and lam between 0 and 1, a target or limit above 0 or None, adam_bits 8, 32 or None; kl_target needs a kl_coef above 0, and a kl_horizon of some steps')
 
+# %% ../nbs/10_ppo.ipynb #c10cf001
+def settings_table(settings, # a dataclass with defaults
+                  ) -> str: # Markdown
+    "Settings as a table, what differs from the defaults in bold: how notebooks show a `PPOConfig`."
+    row = lambda f, v: f'| **{f.name}** | {v!r} |' if v != f.default else f'| {f.name} | {v!r} |'
+    return '\n'.join(['| setting | value |', '|---|---|', *(row(f, getattr(settings, f.name)) for f in fields(settings))])
+
+PPOConfig._repr_markdown_ = settings_table
+
 # %% ../nbs/10_ppo.ipynb #284bc27c
 @dataclass
 class Batch:
@@ -292,6 +301,11 @@ class Rollouts:
     def lengths(self) -> list[int]:
         "Tokens of prompt and response together."
         return [len(p) + len(r) for p, r in zip(self.prompt_ids, self.response_ids)]
+
+    def __repr__(self) -> str:
+        n, k1 = self.mask.sum(1), ((self.logp - self.ref_logp)*self.mask).sum(1)
+        return (f'Rollouts: {len(n)} responses of {n.min()} to {n.max()} tokens, {int(self.ended.sum())} ended; KL {k1.mean():.3f} nats a response, '
+                + ('no scores yet' if self.score is None else f'score {self.score.mean():.3f} on average'))
 
 def read_rollouts(
     roles, # `cai_repro.models.Roles`
