@@ -3,7 +3,7 @@
 Notebooks are read, never executed. `_proc/` gets a copy of them laid out as in the repository, so that links between files
 mean the same here and there; Sphinx turns it into pages, and then every link and anchor of the built site is followed.
 """
-import ast, configparser, functools, importlib, inspect, re, shutil, sys
+import ast, base64, configparser, functools, importlib, inspect, re, shutil, sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 import nbformat
@@ -59,7 +59,8 @@ def places() -> dict[str, tuple[Path, str, str]]:
 # --- the copy in _proc/
 
 def relink(text: str, folder: Path) -> str:
-    "Markdown from `folder` with links to the README led to the front page and folders to the repository; linked files come along"
+    "Markdown from `folder` with links to the README led to the front page and folders to the repository; linked files come along, badges become words"
+    text = re.sub(r"!\[([^\]]*)\]\(https://[^)]*badge[^)]*\)", r"\1", text)       # the site loads nothing from elsewhere
     def one(m):
         to, hash, anchor = m[2].partition("#")
         if not to or re.match(r"\w+:", to): return m[0]
@@ -84,7 +85,11 @@ def shown(path: Path):
     for c in map(nbformat.from_dict, nb.cells):
         flags, c = directives(c), nbformat.from_dict(dict(c))
         if flags & {"hide", "include: false"}: continue
-        if c.cell_type == "markdown": c.source = relink(c.source, path.parent)
+        if c.cell_type == "markdown":
+            for file, data in c.pop("attachments", {}).items():
+                put((rel := path.relative_to(root)).with_name(f"{path.stem}-{file}"), base64.b64decode(next(iter(data.values()))))
+                c.source = c.source.replace(f"attachment:{file}", f"{rel.stem}-{file}")
+            c.source = relink(c.source, path.parent)
         if c.cell_type == "code":
             if defined(c): cells.append(md(f"(cell-{c.id})="))
             c.source = re.sub(r"^#\s*\|.*\n?", "", c.source, flags=re.M).strip("\n")
