@@ -3,7 +3,7 @@
 Notebooks are read, never executed. `_proc/` gets a copy of them laid out as in the repository, so that links between files
 mean the same here and there; Sphinx turns it into pages, and then every link and anchor of the built site is followed.
 """
-import ast, configparser, functools, importlib, inspect, re, shutil, sys
+import ast, base64, configparser, functools, importlib, inspect, re, shutil, sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 import nbformat
@@ -70,6 +70,7 @@ def relink(text: str, folder: Path) -> str:
             if path.is_dir(): return f"{m[1]}{git_url}/tree/{cfg['branch']}/{rel.as_posix()})"
             if path.is_file() and path.suffix not in (".ipynb", ".md"): put(rel, path.read_bytes())
         return m[0]
+    text = re.sub(r"!\[([^]]*)\]\(https?://[^()\s]+\)", r"\1", text)          # a page loads nothing from elsewhere: the words stand for a badge
     return re.sub(r"(\]\()([^()\s]+)\)", one, text)
 
 def put(rel, content):
@@ -84,15 +85,18 @@ def shown(path: Path):
     for c in map(nbformat.from_dict, nb.cells):
         flags, c = directives(c), nbformat.from_dict(dict(c))
         if flags & {"hide", "include: false"}: continue
-        if c.cell_type == "markdown": c.source = relink(c.source, path.parent)
+        if c.cell_type == "markdown":
+            for name, data in c.pop("attachments", {}).items():
+                put(path.parent.relative_to(root)/f"{c.id}-{name}", base64.b64decode(next(iter(data.values()))))
+                c.source = c.source.replace(f"attachment:{name}", f"{c.id}-{name}")
+            c.source = relink(c.source, path.parent)
         if c.cell_type == "code":
             if defined(c): cells.append(md(f"(cell-{c.id})="))
             c.source = re.sub(r"^#\s*\|.*\n?", "", c.source, flags=re.M).strip("\n")
             if flags & {"output: false", "hide_output"}: c.outputs = []
             if flags & {"echo: false", "hide_input"}: c.metadata = {"tags": ["remove-input"]}
             for o in c.outputs:
-                for kind in ("text/markdown",):
-                    if kind in o.get("data", {}): o.data[kind] = relink(o.data[kind], path.parent)
+                if "text/markdown" in o.get("data", {}): o.data["text/markdown"] = relink(o.data["text/markdown"], path.parent)
         if c.source: cells.append(c)
     name, mod = path.relative_to(root).as_posix(), module(path)
     put(f"files/{name}", path.read_bytes())
