@@ -32,6 +32,7 @@ INSTEAD = { # what is documented -> what is run, a test that runs it, or why not
     "cai run --constitution mine.yaml --prompts mine.txt": "cai run --constitution mine.yaml --prompts mine.txt --dry-run",
     "cai run --rl dpo": "cai run --rl dpo --dry-run",
     "cai run --recipe pocket --out runs/quickstart": "cai run --recipe pocket --out runs/quickstart --dry-run",
+    "cai playground": See("tests/test_playground.py::test_without_gradio_the_terminal_says_how_to_get_the_page"),
     "cai eval --model FOLDER --suite hhh438": "cai eval --model data/pocket/base --suite hhh438 --limit 2",
     "cai claims --only C5,C7": "cai claims --only C1 --seeds 1 --quick",
     "cai claims": "cai claims --only C2 --seeds 1 --quick",
@@ -45,6 +46,16 @@ INSTEAD = { # what is documented -> what is run, a test that runs it, or why not
     "python -m venv /tmp/check": "python -m venv --without-pip check",
     "/tmp/check/bin/pip install -c constraints.txt dist/*.whl": See("tests/test_package.py::test_wheel_finds_its_resources"),
     "(cd /tmp && /tmp/check/bin/cai run --recipe mini)": "cai run --recipe mini --dry-run",
+    "git clone https://github.com/cai-repro/cai_repro": "git clone -q . runs/clone",
+    "make .venv/.demo": "make -n .venv/.demo",
+    "hf auth login": "hf auth login --help",
+    "hf auth whoami": "hf auth whoami --help",
+    "tmux new -s cai": Other("a window that stays open"),
+    "cai run --recipe rtx-24gb-7b --out runs/7b --tensorboard runs/7b-board": "cai run --recipe rtx-24gb-7b --out runs/7b --dry-run --card 'RTX 3090'",
+    "nohup cai run --recipe rtx-24gb-7b --out runs/7b > 7b.log 2>&1 &": "nohup cai run --recipe rtx-24gb-7b --out runs/7b --dry-run --card 'RTX 3090' > 7b.log 2>&1",
+    "tensorboard --logdir runs/7b-board --port 6006": Other("looks at what --tensorboard wrote, where TensorBoard is installed"),
+    "ssh -L 6006:localhost:6006 you@machine": Other("leads a port to another machine"),
+    "accelerate launch --config_file data/accelerate/ddp.yaml --num_processes 2 .venv/bin/cai run --recipe rtx-24gb-7b --out runs/7b": See("tests/test_processes.py::test_launch_file_is_understood"),
 }
 
 def cells(path: Path, kind: str) -> list[str]:
@@ -114,7 +125,7 @@ def test_command(command, copy, tiny, monkeypatch, request):
     run = INSTEAD.get(command, command)
     if isinstance(run, Other): return
     if isinstance(run, See):
-        file, _, name = run.partition("::")
+        file, name = run.split("::")
         assert f"\ndef {name}(" in (ROOT/file).read_text(encoding="utf-8"), f"no such test: {run}"
     elif run.startswith("cai "):
         if run.startswith("cai eval"): monkeypatch.setenv("CAI_REPRO_MIRROR", str(request.getfixturevalue("mirror")))

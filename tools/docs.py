@@ -59,8 +59,7 @@ def places() -> dict[str, tuple[Path, str, str]]:
 # --- the copy in _proc/
 
 def relink(text: str, folder: Path) -> str:
-    "Markdown from `folder` with links to the README led to the front page and folders to the repository; linked files come along, badges become words"
-    text = re.sub(r"!\[([^\]]*)\]\(https://[^)]*badge[^)]*\)", r"\1", text)       # the site loads nothing from elsewhere
+    "Markdown from `folder` with links to the README led to the front page and folders to the repository; linked files come along"
     def one(m):
         to, hash, anchor = m[2].partition("#")
         if not to or re.match(r"\w+:", to): return m[0]
@@ -71,6 +70,7 @@ def relink(text: str, folder: Path) -> str:
             if path.is_dir(): return f"{m[1]}{git_url}/tree/{cfg['branch']}/{rel.as_posix()})"
             if path.is_file() and path.suffix not in (".ipynb", ".md"): put(rel, path.read_bytes())
         return m[0]
+    text = re.sub(r"!\[([^]]*)\]\(https?://[^()\s]+\)", r"\1", text)          # a page loads nothing from elsewhere: the words stand for a badge
     return re.sub(r"(\]\()([^()\s]+)\)", one, text)
 
 def put(rel, content):
@@ -86,9 +86,9 @@ def shown(path: Path):
         flags, c = directives(c), nbformat.from_dict(dict(c))
         if flags & {"hide", "include: false"}: continue
         if c.cell_type == "markdown":
-            for file, data in c.pop("attachments", {}).items():
-                put((rel := path.relative_to(root)).with_name(f"{path.stem}-{file}"), base64.b64decode(next(iter(data.values()))))
-                c.source = c.source.replace(f"attachment:{file}", f"{rel.stem}-{file}")
+            for name, data in c.pop("attachments", {}).items():
+                put(path.parent.relative_to(root)/f"{c.id}-{name}", base64.b64decode(next(iter(data.values()))))
+                c.source = c.source.replace(f"attachment:{name}", f"{c.id}-{name}")
             c.source = relink(c.source, path.parent)
         if c.cell_type == "code":
             if defined(c): cells.append(md(f"(cell-{c.id})="))
@@ -96,8 +96,7 @@ def shown(path: Path):
             if flags & {"output: false", "hide_output"}: c.outputs = []
             if flags & {"echo: false", "hide_input"}: c.metadata = {"tags": ["remove-input"]}
             for o in c.outputs:
-                for kind in ("text/markdown",):
-                    if kind in o.get("data", {}): o.data[kind] = relink(o.data[kind], path.parent)
+                if "text/markdown" in o.get("data", {}): o.data["text/markdown"] = relink(o.data["text/markdown"], path.parent)
         if c.source: cells.append(c)
     name, mod = path.relative_to(root).as_posix(), module(path)
     put(f"files/{name}", path.read_bytes())
