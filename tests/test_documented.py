@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from cai_repro import pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
-MAKE = "make -o $VENV/.demo -o $VENV/.dev -o $VENV/.docs VENV=$VENV "        # with the environment that runs this test
+MAKE = "make -o $TRIED/.demo -o $TRIED/.dev -o $TRIED/.docs VENV=$TRIED "        # with the environment that runs this test
 
 class See(str):
     "A test that runs the command already: file::function"
@@ -98,7 +98,7 @@ def shell(command: str, cwd: Path):
     "Run it with this interpreter's programs first on the path, a home of its own, and no network for models"
     own = cwd.parent
     if not (own/"env").exists(): (own/"env").symlink_to(sys.prefix)
-    env = os.environ | dict(HOME=str(own), VENV=str(own/"env"), PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", PYTHONPATH=str(cwd), HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1",
+    env = os.environ | dict(HOME=str(own), TRIED=str(own/"env"), PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", PYTHONPATH=str(cwd), HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1",
                             GIT_AUTHOR_NAME="test", GIT_AUTHOR_EMAIL="test@localhost", GIT_COMMITTER_NAME="test", GIT_COMMITTER_EMAIL="test@localhost")
     done = subprocess.run(["bash", "-ec", command], cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"

@@ -35,8 +35,9 @@ def report(taken: dict[str, str], seconds: dict[str, float], failed: list[str]) 
 def canary(work: Path, pip: list[str], only: str | None) -> int:
     "Make the environment in `work`, run the checks, print the report"
     copy, seconds, failed = work/"cai_repro", {}, []
+    shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(root, copy, ignore=LEFT_OUT)
-    subprocess.run([sys.executable, "-m", "venv", str(work/"venv")], check=True)
+    subprocess.run([sys.executable, "-m", "venv", str(work/"venv")], check=True)      # one that is there already stays
     bin = work/"venv"/("Scripts" if os.name == "nt" else "bin")
     def step(name, *args, **env):
         print(f"{name} ...", flush=True); start = time.time()
@@ -63,7 +64,7 @@ if __name__ == "__main__":
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("--only", choices=["notebooks", "tests"], help="half of the checks")
     ask.add_argument("--pip", type=shlex.split, default=[], help="options for pip install")
-    ask.add_argument("--keep", type=Path, metavar="FOLDER", help="work in this folder and leave it, with what each step said")
+    ask.add_argument("--keep", type=Path, metavar="FOLDER", help="work in this folder and leave it, with what each step said; given again, its environment is brought up to date and used")
     args = ask.parse_args()
-    if args.keep: args.keep.mkdir(parents=True); sys.exit(canary(args.keep.resolve(), args.pip, args.only))
+    if args.keep: args.keep.mkdir(parents=True, exist_ok=True); sys.exit(canary(args.keep.resolve(), args.pip, args.only))
     with tempfile.TemporaryDirectory(prefix="canary-") as work: sys.exit(canary(Path(work), args.pip, args.only))
