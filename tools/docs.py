@@ -171,7 +171,8 @@ def formula(display):
     def visit(self, node):
         from docutils.nodes import SkipNode
         from latex2mathml.converter import convert
-        self.body.append(convert(node.astext(), display=display))
+        spaced = re.sub(r"(<mi>(?:log|ln|exp|max|min)</mi>)(?!<mo)", r'\1<mspace width="0.17em"/>', convert(node.astext(), display=display))
+        self.body.append(spaced)
         raise SkipNode
     return visit
 
