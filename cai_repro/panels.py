@@ -153,22 +153,28 @@ LABELS = {"helpful": "helpful-only, where all begin", "first_1": "SL, first revi
           "cot_40_60": "RL, reasoning, 40-60 %", "cot_20_80": "RL, reasoning, 20-80 %", "cot_free": "RL, reasoning, no clamp", "hh": "HH RLHF"}
 GAMED = {"pm": ("pm_score",), "gold": ("gold_harmless", "gold_helpful"), "manner": ("gold_evasive", "gold_preaches", "gold_boilerplate"), "length": ("length",), "kl": ("kl",)}
 
-def panel_rows(lab: Lab, seeds: Sequence[int]) -> dict[str, list[dict]]: # panel -> tidy rows
-    "Rows of the panels, from measurements that are there or are made now; a quick run has no `panel_hole`."
-    names = ("models", "supervised", "hard", "cot_40_60", "cot_20_80", "cot_free", "hh", "broad_rl", "ensemble_rl", "too_long", "over_refusal", "mends", "prefers", *(() if lab.quick else ("hole",)))
-    got = {n: [lab.get(n, s) for s in seeds] for n in names}
-    con, out = lab.run(seeds[0]).constitution, {}
-    def shares(arm):
-        if arm in ("helpful", "sl_cai", "rl_cai"): return [m[arm] for m in got["models"]]
-        return [m.get(arm) for m in got["supervised"]] if arm in SL_ARMS else got[arm]
-    out["panel_baselines"] = [_row(k, arm, 0, [s and s[k] for s in shares(arm)]) for k in ("harmless", "helpful", "evasive") for arm in LABELS if shares(arm)[0]]
-    logs = [m["log"] for m in got["too_long"]]
-    out["panel_gamed"] = [_row(p, k, i, [log[i][k] for log in logs]) for p, keys in GAMED.items() for k in keys for i in range(min(map(len, logs)))]
-    out["panel_over_refusal"] = [_row(look, m, 0, [o[m][look]["refuses"] for o in got["over_refusal"]]) for look in ("looks_harmful", "plain") for m in PLAYERS]
-    covers = {p.id: set(p.harms) for p in (*con.sl, *con.rl)}
-    out["panel_principles"] = [_row(phase, p, i, [m[p].get(i) for m in got[name]], covered=i in covers[p]) for phase, name in (("sl", "mends"), ("rl", "prefers")) for p in got[name][0] for i in got[name][0][p]]
-    if not lab.quick: out["panel_hole"] = [_row(model, which, d, [h[model][d][k] for h in got["hole"]]) for model in ("sl_cai", "rl_cai") for k, which in enumerate(("whole", "hole")) for d in got["hole"][0][model]]
-    return out
+def panel_rows(lab: Lab, seeds: Sequence[int], only: Sequence[str]|None=None # names of `PANELS`; None: all (a quick run: without `panel_hole`)
+              ) -> dict[str, list[dict]]: # panel -> tidy rows
+    "Rows of the panels, from measurements that are there or are made now; each panel asks only for its own."
+    get = lambda name: [lab.get(name, s) for s in seeds]
+    def baselines():
+        of_run, of_sl, out = get("models"), get("supervised"), []
+        def shares(arm):
+            if arm in ("helpful", "sl_cai", "rl_cai"): return [m[arm] for m in of_run]
+            return [m.get(arm) for m in of_sl] if arm in SL_ARMS else get(arm)
+        measured = {arm: s for arm in LABELS for s in [shares(arm)] if s[0]}
+        return [_row(k, arm, 0, [x and x[k] for x in s]) for k in ("harmless", "helpful", "evasive") for arm, s in measured.items()]
+    def gamed():
+        logs = [m["log"] for m in get("too_long")]
+        return [_row(p, k, i, [log[i][k] for log in logs]) for p, keys in GAMED.items() for k in keys for i in range(min(map(len, logs)))]
+    def over_refusal(): return [_row(look, m, 0, [o[m][look]["refuses"] for o in got]) for got in [get("over_refusal")] for look in ("looks_harmful", "plain") for m in PLAYERS]
+    def principles():
+        con = lab.run(seeds[0]).constitution; covers = {p.id: set(p.harms) for p in (*con.sl, *con.rl)}
+        return [_row(phase, p, i, [m[p].get(i) for m in got], covered=i in covers[p]) for phase, name in (("sl", "mends"), ("rl", "prefers")) for got in [get(name)] for p in got[0] for i in got[0][p]]
+    def hole(): return [_row(model, which, d, [h[model][d][k] for h in got]) for got in [get("hole")] for model in ("sl_cai", "rl_cai") for k, which in enumerate(("whole", "hole")) for d in got[0][model]]
+    makers = {"panel_baselines": baselines, "panel_gamed": gamed, "panel_over_refusal": over_refusal, "panel_principles": principles, "panel_hole": hole}
+    names = only or [n for n in makers if not (lab.quick and n == "panel_hole")]
+    return {n: makers[n]() for n in names}
 
 # %% ../nbs/17b_panels.ipynb #pn000062
 def fig_baselines(rows: list[dict], theme: str="light"):
