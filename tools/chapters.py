@@ -5,6 +5,7 @@
     python tools/chapters.py 00 --to runs/chapters  the results into a folder, the notebooks stay as they are
 
 Cells marked `#| gpu` or `#| eval: false` are left as they are. Ends with minutes a chapter, and with status 1 if a cell failed.
+Cells that read the authors' files find them through CAI_REPRO_MIRROR and do nothing without: in place their outputs are lost then.
 """
 import argparse, os, subprocess, sys, time
 from pathlib import Path
