@@ -52,10 +52,10 @@ def canary(work: Path, pip: list[str], only: str | None) -> int:
                  PATH=f"{bin}{os.pathsep}{os.environ['PATH']}", PYTHONPATH="", VIRTUAL_ENV=str(work/"venv"))
     if only in (None, "notebooks"):
         code, said = step("notebooks", bin/"nbdev_test", "--n_workers", "1", **quiet)
-        if code: failed += re.findall(r"^\t(\S+\.ipynb)$", said, re.M) or ["nbdev_test: " + said[-2000:]]
+        if code: failed += re.findall(r"^\t(\S+\.ipynb)$", said, re.M) or [f"nbdev_test ended with status {code}: {said[-2000:]}"]
     if only in (None, "tests"):
         code, said = step("tests", bin/"python", "-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", **quiet)
-        if code: failed += re.findall(r"^(?:FAILED|ERROR) .+", said, re.M) or ["pytest: " + said[-2000:]]
+        if code: failed += re.findall(r"^(?:FAILED|ERROR) .+", said, re.M) or [f"pytest ended with status {code}: {said[-2000:]}"]
         print(said.strip().split("\n")[-1].strip("= "))
     print(report(taken, seconds, failed))
     return bool(failed)

@@ -5,8 +5,9 @@
     python tools/chapters.py 00 --to runs/chapters  the results into a folder, the notebooks stay as they are
 
 Cells marked `#| gpu` or `#| eval: false` are left as they are. Ends with minutes a chapter, and with status 1 if a cell failed.
+Cells that read the authors' files find them through CAI_REPRO_MIRROR and do nothing without: in place their outputs are lost then.
 """
-import argparse, os, sys, time
+import argparse, os, subprocess, sys, time
 from pathlib import Path
 
 import nbformat
@@ -21,7 +22,7 @@ def execute(path: Path, to: Path) -> str | None:
     nb, error = nbformat.read(path, as_version=4), None
     skipped = [c for c in nb.cells if {"gpu", "eval: false"} & directives(c)]
     for c in skipped: c.metadata["tags"] = [*c.metadata.get("tags", []), TAG]
-    try: NotebookClient(nb, timeout=None, kernel_name="python3", skip_cells_with_tag=TAG, resources={"metadata": {"path": str(path.parent)}}).execute()
+    try: NotebookClient(nb, timeout=None, kernel_name="python3", record_timing=False, skip_cells_with_tag=TAG, resources={"metadata": {"path": str(path.parent)}}).execute()
     except (CellExecutionError, DeadKernelError) as e: error = str(e)
     for c in skipped: c.metadata.pop("tags")
     if error and to == path: return error                  # a broken chapter does not take the place of a whole one
@@ -54,7 +55,5 @@ if __name__ == "__main__":
         print(f"{took[name]:6.1f} min  {name}{'  FAILED' if error else ''}", flush=True)
     print(f"{sum(took.values()):6.1f} min  all {len(took)}")
     for name, error in failed.items(): print(f"\n{name}\n{error[-3000:]}")
-    if not args.to:
-        from nbdev.clean import nbdev_clean
-        nbdev_clean()
+    if not args.to: subprocess.run([Path(sys.executable).with_name("nbdev_clean")], cwd=root, check=True)
     sys.exit(bool(failed))

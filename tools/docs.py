@@ -155,7 +155,9 @@ def stage():
 SIGNS = "20-7E A0-FF 300-36F 391-3F5 2010-2044 2070-209C 2102-2124 2190-21FF 2200-22FF 2308-230B 27E8 27E9 1D434-1D467 1D4D0-1D503 1D538-1D56B 1D6A4-1D6E1 1D6FC-1D71B"
 CSS = """@font-face { font-family: "STIX Two Math"; src: url(math.woff); }
 math { font-family: "STIX Two Math", math; }
-@media (min-width: 82em) { .content { width: clamp(46em, 100vw - 34em, 60em); } }
+.cell_output table { font-size: 85%; border-collapse: collapse; }
+.cell_output td, .cell_output th { padding: .2em .5em; vertical-align: top; border-bottom: 1px solid var(--color-background-border); }
+@media (min-width: 82em) { .content { width: clamp(46em, 100vw - 37em, 60em); } }
 """
 
 def static():
@@ -171,7 +173,8 @@ def formula(display):
     def visit(self, node):
         from docutils.nodes import SkipNode
         from latex2mathml.converter import convert
-        self.body.append(convert(node.astext(), display=display))
+        spaced = re.sub(r"(<mi>(?:log|ln|exp|max|min)</mi>)(?!<mo)", r'\1<mspace width="0.17em"/>', convert(node.astext(), display=display))
+        self.body.append(spaced)
         raise SkipNode
     return visit
 
