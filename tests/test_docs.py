@@ -56,3 +56,24 @@ def test_broken_links_are_found(docs, checkout, monkeypatch):
                                    '<script src="https://example.org/x.js"></script><img src="data:image/png;base64,AA">')
     monkeypatch.setattr(docs, "module", lambda path: None)      # no reference here
     assert docs.broken() == ["a.html: #no has no such anchor", "a.html: b.html#gone has no such anchor", "a.html: c.html is not there", "a.html: https://example.org/x.js is loaded from elsewhere"]
+
+# ---- its neighbours in tools/
+
+def test_chapters_run_whole_but_for_cells_of_a_card(root, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(root/"tools"))
+    import chapters
+    code = nbformat.v4.new_code_cell
+    for name, last in (("good", "7"), ("bad", "1/0")):
+        nbformat.write(nbformat.v4.new_notebook(cells=[code("#| slow\n6*7"), code("#| gpu\n1/0", outputs=[nbformat.v4.new_output("stream", text="from a card\n")]), code(last)]), tmp_path/f"{name}.ipynb")
+    assert chapters.execute(tmp_path/"good.ipynb", tmp_path/"to/good.ipynb") is None
+    done = nbformat.read(tmp_path/"to/good.ipynb", as_version=4).cells
+    assert done[0].outputs[0].data["text/plain"] == "42" and done[1].outputs[0].text == "from a card\n" and not done[1].metadata
+    before = (tmp_path/"bad.ipynb").read_bytes()
+    assert "ZeroDivisionError" in chapters.execute(tmp_path/"bad.ipynb", tmp_path/"bad.ipynb") and (tmp_path/"bad.ipynb").read_bytes() == before
+
+def test_canary_says_what_moved(root, monkeypatch):
+    monkeypatch.syspath_prepend(str(root/"tools"))
+    import canary
+    pins = canary.pins()
+    said = canary.report({**pins, "torch": "99.0+cpu", "numpy": pins["numpy"] + "+local"}, {"install": 60.}, ["FAILED x"])
+    assert f"{pins['torch']} -> 99.0+cpu" in said and said.count(" -> ") == 1 and f"numpy {pins['numpy']}" in said and said.endswith("failed:\n  FAILED x")
