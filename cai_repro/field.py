@@ -63,7 +63,7 @@ def helpful_rows(pairs: list[dict]) -> list[dict]: # {"prompt", "completion"}
 def made_up(path: str|Path, n: int=40) -> Path:
     "A file in the form of hh-rlhf, for demonstrations: `n` of our own questions with a better and a worse ending, half of them with a second round"
     from cai_repro.data import own_prompts
-    with open(path, "w") as f:
+    with open(path, "w", encoding="utf-8") as f:
         for i, r in enumerate(own_prompts("helpful", n)):
             talk = f"\n\nHuman: {r['prompt']}\n\nAssistant:"
             good, bad = f" Let us see. First, say what you have ({i}).", " No idea."
@@ -318,5 +318,5 @@ def standin(recipe: str|Recipe, # a field recipe
     small = replace(r, name=f"{r.name}-standin", about=f"a stand-in for {r.name}: random weights, to see every stage work", base=str(folder/"model"), hub=hub, batch_size=16, max_new_tokens=12,
                     prompts=dict(red_team=n, benign=n, red_team_pairs=n, contrast_pairs=n - 2, benign_pairs=n, rl=n, held_out=n - 2), critique=r.critique | dict(chunk=max(1, n//4)),
                     sft=r.sft | dict(max_length=512), preference=r.preference | dict(max_length=512), ppo=r.ppo | dict(steps=4, rollouts_per_step=8, minibatch=8, microbatch=2))
-    file = folder/f"{small.name}.yaml"; file.write_text(yaml.safe_dump(asdict(small), sort_keys=False, allow_unicode=True))
+    file = folder/f"{small.name}.yaml"; file.write_text(yaml.safe_dump(asdict(small), sort_keys=False, allow_unicode=True), encoding="utf-8")
     return file

@@ -4,14 +4,12 @@
 
 # %% ../nbs/17b_panels.ipynb #pn000005
 from __future__ import annotations
-import json
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from .core import CaiError, JsonlStore, derive_seed
+from .core import JsonlStore, derive_seed
 from .claims import PLAYERS, Lab, _row, fresh, gold_shares, keep, measurement, train_arm
 
 # %% auto #0
@@ -88,6 +86,7 @@ def looks_harmful(row: dict) -> bool:
 def over_refusal(lab: Lab, seed: int) -> dict:
     "Refusals and helpful answers of every model to benign prompts that look harmful, and to the others."
     from cai_repro.evaluate import judge_rows
+    for arm in ("models", "hh", "helpful_rl", "cot_40_60"): lab.get(arm, seed)          # whose responses lie beside the measurements
     out = {}
     for m in PLAYERS:
         rows = [r for r in judge_rows(JsonlStore(lab.folder(seed)/f"{m}.jsonl").rows()) if r["side"] == "benign"]
@@ -158,7 +157,7 @@ def panel_rows(lab: Lab, seeds: Sequence[int], only: Sequence[str]|None=None # n
     "Rows of the panels, from measurements that are there or are made now; each panel asks only for its own."
     get = lambda name: [lab.get(name, s) for s in seeds]
     def baselines():
-        of_run, of_sl, out = get("models"), get("supervised"), []
+        of_run, of_sl = get("models"), get("supervised")
         def shares(arm):
             if arm in ("helpful", "sl_cai", "rl_cai"): return [m[arm] for m in of_run]
             return [m.get(arm) for m in of_sl] if arm in SL_ARMS else get(arm)
@@ -185,7 +184,7 @@ def fig_baselines(rows: list[dict], theme: str="light"):
     for ax, p, title in zip(axes, ("harmless", "helpful", "evasive"), ("red-team: harmless", "benign: helpful", "red-team: evasive")):
         by = {r["series"]: r for r in panel(rows, p)}
         for y, a in enumerate(arms):
-            r, colour = by[a], "#009E73" if "RL" in LABELS[a] and a not in ("hh",) else "#AA4499" if a == "hh" else "#0072B2" if a != "helpful" else "#D55E00"
+            r, colour = by[a], {"helpful": "#D55E00", "hh": "#AA4499"}.get(a, "#009E73" if "RL" in LABELS[a] else "#0072B2")
             ax.plot(r["mean"], y, "o", color=colour, markersize=6)
             if r["low"] is not None: ax.plot([max(0, r["low"]), min(1, r["high"])], [y, y], "-", color=colour, linewidth=1.6)
             ax.annotate(f"{r['mean']:.3f}", (1.02, y), xycoords=("axes fraction", "data"), color=t["soft"], fontsize=8, va="center")

@@ -398,7 +398,7 @@ def command(self: Terminal, name: str = "", rest: str = "") -> None:
         ps = [con.by_id(i) for i in rest.split()]
         self.how |= {k: tuple(p.id for p in ps if p.phase == phase) for k, phase in (("principles", "sl"), ("compare", "rl"))}
         self.say(f"critiques by {', '.join(self.how['principles']) or 'principles drawn at random'}; comparison by {', '.join(self.how['compare']) or f'{self.play.ensemble} of the principles'}")
-    elif name == "revisions": self.how["revisions"] = _number(rest, MOST); self.say(f"{rest} rounds")
+    elif name == "revisions": self.how["revisions"] = _number(rest, MOST); self.say(f"{rest} round{'s'*(rest != '1')}")
     elif name == "seed": self.how["seed"] = _number(rest); self.say(f"seed {rest}")
     elif name == "who":
         if rest not in self.play.speakers: raise CaiError(f"nobody here is called {rest!r}", "there are: " + ", ".join(self.play.speakers))

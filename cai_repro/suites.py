@@ -252,13 +252,13 @@ class SuiteResult(dict):
         from cai_repro.evaluate import show
         return f"<{self['suite']}: accuracy {show(self['accuracy'])} over {self['counts']['asked']} rows; a dictionary of {', '.join(self)}>"
     def _repr_markdown_(self) -> str:
-        import html
+        from cai_repro.constitution import _md
         from cai_repro.evaluate import show
-        c, a, safe = self["counts"], self["accuracy"], lambda t: html.escape(str(t), quote=False).replace("|", "&#124;").replace("\n", " ")
+        c, a = self["counts"], self["accuracy"]
         rows = [("accuracy", f"{show(a)} over {a['groups']} prompts"), ("to compare", f"{self['chance']:.3f} by chance, {self['majority']:.3f} with the most frequent answer"),
                 ("mean confidence", f"{self['confidence']:.3f}"), ("calibration error", f"{self['ece']:.3f}"), ("P(first letter)", f"{self['first_letter']:.3f}"), ("undecided", f"{self['undecided']} rows"),
                 ("rows", f"{c['asked']} asked of {c['all']}; {c['leaked']} leaked, {c['too_long']} too long")]
-        return f"**{safe(self['suite'])}** {safe(self['settings']['model'])}\n\n| | |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v in rows)
+        return f"**{_md(self['suite'])}** {_md(str(self['settings']['model']))}\n\n| | |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v in rows)
 
 # %% ../nbs/12b_suites.ipynb #7a403af3
 def evaluate_suite(engine,                     # has `.choose`, and `.generate` for `cot`

@@ -87,8 +87,8 @@ def repository(root, tmp_path_factory, address):
 
 DRY = """import subprocess
 run = subprocess.run
-subprocess.run = lambda words, **kw: run([*words, "--dry-run", "--report", {report!r}], **kw)
-"""   # in front of a set-up cell: its pip resolves, and installs nothing
+subprocess.run = lambda words, **kw: run([*(w for w in words if w != "--quiet"), "--dry-run", "--report", {report!r}], **kw)
+"""   # in front of a set-up cell: its pip resolves, says what it finds, and installs nothing
 
 def run_cell(python: Path, source: str, folder: Path, **env):
     "A set-up cell in a process of its own, in a folder that is no checkout"
@@ -121,7 +121,7 @@ def test_set_up_leaves_colabs_own_alone(root, tmp_path, registry, repository):
 def test_set_up_refuses_an_older_colab(root, tmp_path, registry, repository):
     "Rather an error than another torch or transformers"
     done, new = resolved(root, "colab_t4", tmp_path, pins_of(root/"tests"/"colab.txt") | {"transformers": "5.9.0"}, **repository)
-    assert done.returncode != 0 and not new and "conflicting dependencies" in done.stderr, done.stderr[-3000:]      # pip is quiet about which
+    assert done.returncode != 0 and not new and "conflicting dependencies" in done.stderr and "transformers" in done.stdout + done.stderr, (done.stdout + done.stderr)[-3000:]
 
 def test_set_up_of_ones_own_machine(root, tmp_path, registry):
     "In a checkout, beside the tested versions, nothing but the package is new"

@@ -30,6 +30,15 @@ def wheel(copy, tmp_path_factory):
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", out, copy, cwd=out)
     return next(out.glob("*.whl"))
 
+def test_notebooks_are_light(root):
+    "No widget state, which pages without a kernel cannot show, and nothing that takes long to load"
+    import json
+    for p in sorted((root/"nbs").rglob("*.ipynb")):
+        nb = json.loads(p.read_text(encoding="utf-8"))
+        assert "widgets" not in nb["metadata"] and p.stat().st_size < 1.5e6, p
+        kinds = {kind for c in nb["cells"] for o in c.get("outputs", []) for kind in o.get("data", {})}
+        assert not [k for k in kinds if "jupyter.widget" in k], f"{p}: a widget among the outputs"
+
 def test_metadata(root):
     cfg, dist = settings(root), metadata.distribution("cai_repro")
     import cai_repro
