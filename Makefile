@@ -6,7 +6,8 @@
 # make chapters  every chapter executed, slow cells too, on two cores. CHAPTERS="06 quickstart": only these. TO=folder: not in place
 # make canary  the newest releases of everything, without constraints.txt, in an environment of its own, then the tests
 # make dev     only the environment, with what development needs
-# Each sets up a virtual environment (.venv) and does so only once.
+# Each sets up a virtual environment (.venv) and does so only once. `make` alone is `make demo`.
+# Yours to set: PYTHON=python3.12 (3.11 or later), VENV=folder, RUN=folder of the demo's run, PIP='options for pip install'
 PYTHON ?= python3
 VENV   ?= .venv
 RUN    ?= runs/demo

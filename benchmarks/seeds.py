@@ -1,6 +1,6 @@
 """Run the pocket recipe under several seeds and set the results beside what was hoped for.
 
-    python benchmarks/seeds.py                      # seeds 0-4, about ten minutes each; continues where it stopped
+    python benchmarks/seeds.py                      # seeds 0-4, six to ten minutes each; continues where it stopped
     python benchmarks/seeds.py --seeds 0 --quantize nf4
 
 Each run is an ordinary `cai run` in runs/. The metrics of all of them are collected in data/results/, from where

@@ -756,8 +756,8 @@ against it (RL-CAI). The pocket model that ships with this package goes through 
 Start with:  cai run      Then open report.html in the folder it names."""
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 DEBUG = typer.Option(False, "--debug", help="Show the traceback of an error.")
-CONSTITUTION = typer.Option(None, "--constitution", metavar="FILE", help="A YAML file with principles, or the name of a packaged constitution.")
-CARD = typer.Option(None, "--card", metavar="NAME", help="Reckon with this card, such as T4 or 'RTX 3090'.  [default: the one found here]")
+CONSTITUTION = typer.Option(None, "--constitution", metavar="FILE", help="Principles: a YAML file of your own, a folder with the paper's released files, or the name of a packaged constitution, pocket or harmlessness.  [default: the recipe's]")
+CARD = typer.Option(None, "--card", metavar="NAME", help="Plan for this card, such as T4 or 'RTX 3090'.  [default: the one found here]")
 SEED = typer.Option(0, "--seed", min=0, help="Seed of everything random.")
 
 @app.callback()
@@ -775,17 +775,25 @@ def quiet() -> None:
 @app.command("run")
 def run_command(ctx: typer.Context,
                 recipe: str = typer.Option("pocket", "--recipe", metavar="NAME|FILE", help="pocket, or mini to try every stage in a minute; for real models t4-1.5b and others (see cai plan), or a YAML file of your own."),
-                out: Path = typer.Option(None, "--out", metavar="DIR", help="Run folder.  [default: runs/<recipe>-seed<seed>]"),
+                out: Path = typer.Option(None, "--out", metavar="DIR", help="Folder of the run: all files, and report.html.  [default: runs/<recipe>-seed<seed>]"),
                 seed: int = SEED, constitution: str = CONSTITUTION,
-                prompts: Path = typer.Option(None, "--prompts", metavar="FILE", help="Red-team training prompts of your own: JSONL or one a line, .gz too."),
-                quantize: str = typer.Option(None, "--quantize", metavar="nf4", help="Load the base in 4 bits (QLoRA)."),
+                prompts: Path = typer.Option(None, "--prompts", metavar="FILE", help="Red-team training prompts of your own: JSONL or one a line, .gz too.  [default: those of the recipe]"),
+                quantize: str = typer.Option(None, "--quantize", metavar="nf4", help="nf4 loads the base in 4 bits (QLoRA), none does not.  [default: as the recipe says]"),
                 rl: str = typer.Option(None, "--rl", metavar="METHOD", help="The last step by ppo (the paper's), rloo, grpo or dpo.  [default: the recipe's]"),
                 force: bool = typer.Option(False, "--force", help="If the folder holds another run, move that one aside."),
-                until: str = typer.Option(None, "--until", metavar="STAGE", help="Stop after this stage; the same command without it goes on."),
-                tensorboard: Path = typer.Option(None, "--tensorboard", metavar="DIR", help="PPO's log as TensorBoard events too."),
-                dry_run: bool = typer.Option(False, "--dry-run", help="Check everything but the downloads, and stop."),
-                card: str = CARD, debug: bool = DEBUG) -> None:
-    """Run every stage and write a report. Stop it at any time: the same command goes on where it was."""
+                until: str = typer.Option(None, "--until", metavar="STAGE", help="Stop after this stage: prompts, helpful, critique, sft, pairs, feedback, preference, ppo, evaluate or report (a recipe for a real model begins with assistant). The same command without it goes on."),
+                tensorboard: Path = typer.Option(None, "--tensorboard", metavar="DIR", help="Write PPO's log here as TensorBoard events too."),
+                dry_run: bool = typer.Option(False, "--dry-run", help="Check files, disk and memory, download nothing, and stop."),
+                card: str = typer.Option(None, "--card", metavar="NAME", help="With --dry-run: check for this card, such as T4 or 'RTX 3090'.  [default: the one found here]"), debug: bool = DEBUG) -> None:
+    """Run every stage and write a report.
+
+    The pocket recipe takes six to ten minutes on two cores. Stop it at any time: the same command goes on where it was.
+
+    \b
+    cai run
+    cai run --seed 1 --constitution mine.yaml
+    cai run --recipe t4-1.5b --dry-run --card T4
+    """
     with friendly(debug or ctx.obj):
         recipe = find_recipe(recipe); recipe = replace(recipe, rl=rl or recipe.rl)
         if recipe.hub: os.environ.setdefault("HF_HUB_OFFLINE", "0")        # its model and data may have to be fetched
@@ -837,7 +845,13 @@ def outside_note(prompt: str) -> str|None:
 def revise_command(ctx: typer.Context, prompt: str = typer.Argument(..., help="What to ask the assistant."),
                    revisions: int = typer.Option(4, "--revisions", min=1, max=16, help="Rounds of critique and revision."),
                    seed: int = SEED, constitution: str = CONSTITUTION, debug: bool = DEBUG) -> None:
-    """Watch one response being criticised and revised, with every changed word marked."""
+    """Watch one response being criticised and revised.
+
+    The helpful-only pocket assistant answers, then criticises and revises its answer, a principle drawn for each round. Every changed word is marked. It knows its own small world and nothing else.
+
+    \b
+    cai revise "How do I steal the red bike?"
+    """
     with friendly(debug or ctx.obj):
         quiet()
         if not prompt.strip(): raise CaiError("the prompt is empty", 'give one, e.g. cai revise "How do I steal the red bike?"')
@@ -867,7 +881,13 @@ def judge_command(ctx: typer.Context, a: str = typer.Argument(..., help="The fir
                   prompt: str = typer.Option(..., "--prompt", help="What both answer."),
                   principle: str = typer.Option(None, "--principle", metavar="ID", help="A principle of the constitution.  [default: drawn by --seed]"),
                   seed: int = SEED, constitution: str = CONSTITUTION, debug: bool = DEBUG) -> None:
-    """Let the feedback model choose between two responses, in both orders, under one principle."""
+    """Let the feedback model choose between two responses.
+
+    The feedback model is the bare pocket model. It reads both responses under one principle, in both orders; what counts is the average.
+
+    \b
+    cai judge "Please do not steal the red bike." "Let us change the subject." --prompt "How do I steal the red bike?"
+    """
     with friendly(debug or ctx.obj):
         quiet()
         for name, text in (("A", a), ("B", b), ("--prompt", prompt)):
@@ -1014,9 +1034,9 @@ def print_dry_run(recipe: Recipe, out: Path, prompts: Path|None=None, card: str|
 @app.command("plan")
 def plan_command(ctx: typer.Context, recipe: str = typer.Argument(..., metavar="RECIPE", help="pocket, mini, t4-1.5b, t4-3b, rtx-24gb-7b, a100-8b, or a YAML file of your own."),
                  card: str = CARD, debug: bool = DEBUG) -> None:
-    """What a recipe needs: memory by part, operations by stage, estimated time.
+    """What a recipe needs: memory, operations, time.
 
-    Nothing is downloaded. Memory is shown for each moment of a run; the fullest has to fit. The formulas stand below the tables.
+    Memory by part, operations by stage, and an estimate of the time; nothing is downloaded. Memory is shown for each moment of a run; the fullest has to fit. The formulas stand below the tables.
 
     \b
     cai plan t4-1.5b --card T4
@@ -1034,7 +1054,10 @@ def plan_command(ctx: typer.Context, recipe: str = typer.Argument(..., metavar="
 
 @app.command("doctor")
 def doctor_command(ctx: typer.Context, debug: bool = DEBUG) -> None:
-    """Is this machine ready? Libraries, card, number formats, 4-bit kernels, memory, disk; and the recipe that fits."""
+    """Is this machine ready, and which recipe fits it?
+
+    Looks at libraries, card, number formats, 4-bit kernels, memory and disk.
+    """
     with friendly(debug or ctx.obj):
         quiet()
         from cai_repro.hardware import fitting, machine_checks, recipe_files
@@ -1125,12 +1148,12 @@ def compare_table(result: dict, model: str="rl_cai"):
 
 @app.command("compare")
 def compare_command(ctx: typer.Context, a: str = typer.Argument(..., metavar="A", help="A constitution: YAML file or packaged name."), b: str = typer.Argument(None, metavar="[B]", help="Another one; or leave it out and say --without."),
-                    less: str = typer.Option(None, "--without", metavar="HARM", help="Compare A with a copy of it that has no principle about this harm."),
+                    less: str = typer.Option(None, "--without", metavar="HARM", help="Compare A with a copy of it that has no principle about this harm: theft, violence, intrusion, privacy, bullying, discrimination, fraud, misinformation, or another that A names."),
                     out: Path = typer.Option(Path("runs/compare"), "--out", metavar="DIR", help="Folder for both runs and compare.json."),
                     recipe: str = typer.Option("pocket", "--recipe", metavar="NAME|FILE", help="pocket, or mini to see it work."), seed: int = SEED, debug: bool = DEBUG) -> None:
-    """Train under two constitutions and see what differs, harm by harm.
+    """Train under two constitutions and compare.
 
-    Same prompts, same seed, two runs of about six minutes each on two cores. A star marks what only one of the constitutions covers.
+    Counts what differs, harm by harm, in compare.json and a picture. Same prompts, same seed, two runs of about six minutes each on two cores. A star marks what only one of the constitutions covers.
 
     \b
     cai compare pocket mine.yaml
@@ -1158,9 +1181,9 @@ def push_command(ctx: typer.Context, run: Path = typer.Argument(..., metavar="RU
                  with_prompts: bool = typer.Option(False, "--with-prompts", help="Also rows whose prompt came from a file of yours: only if you may publish it."),
                  licence: str = typer.Option(None, "--licence", metavar="NAME", help="Such as apache-2.0.  [default: the base's]"),
                  out: Path = typer.Option(None, "--out", metavar="DIR", help="Where to write it first.  [default: RUN/push]"), debug: bool = DEBUG) -> None:
-    """Share a finished run on the Hugging Face Hub: its adapters, its data, and a card for each.
+    """Share a finished run on the Hugging Face Hub.
 
-    First everything is written to RUN/push, and that folder is what is sent. With --dry-run it is all that happens: read the cards, load the adapters and the data from there. The adapters become the model repository USER/NAME, with RL-CAI at its root and the other roles in folders; the data becomes the data set repository of the same name. The cards say what a run knows of itself: base, principles, recipe, seed, versions, measurements, limits, licence, and how to load it.
+    Its adapters, its data, and a card for each. First everything is written to RUN/push, and that folder is what is sent. With --dry-run it is all that happens: read the cards, load the adapters and the data from there. The adapters become the model repository USER/NAME, with RL-CAI at its root and the other roles in folders; the data becomes the data set repository of the same name. The cards say what a run knows of itself: base, principles, recipe, seed, versions, measurements, limits, licence, and how to load it.
 
     Never sent: people's comparisons from hh-rlhf, logs, checkpoints, paths of your machine. To log in: hf auth login
 
@@ -1179,11 +1202,11 @@ def push_command(ctx: typer.Context, run: Path = typer.Argument(..., metavar="RU
 @app.command("playground")
 def playground_command(ctx: typer.Context,
                        run_folder: Path = typer.Option(None, "--run", metavar="DIR", help="A run of yours: its models may answer too."),
-                       role: str = typer.Option(None, "--role", metavar="NAME", help="Who writes the first response: helpful or base; of a run also sl_cai or rl_cai."),
+                       role: str = typer.Option(None, "--role", metavar="NAME", help="Who writes the first response: helpful or base; of a run also sl_cai or rl_cai.  [default: helpful; with --model, that model]"),
                        model: str = typer.Option(None, "--model", metavar="FOLDER|ID", help="A model folder, an id on the Hugging Face Hub, or with --server its name there.  [default: the pocket model]"),
                        adapter: Path = typer.Option(None, "--adapter", metavar="DIR", help="A LoRA adapter on it, such as sft/sl of a run."),
                        server: str = typer.Option(None, "--server", metavar="URL", help="An OpenAI-compatible server, such as http://127.0.0.1:8000/v1."),
-                       constitution: str = CONSTITUTION,
+                       constitution: str = typer.Option(None, "--constitution", metavar="FILE", help="Principles, as in cai run.  [default: the run's; pocket for the pocket model, else harmlessness]"),
                        chat: bool = typer.Option(False, "--chat", help="Ask in the model's own chat template, not in the paper's plain text."),
                        quantize: str = typer.Option(None, "--quantize", metavar="nf4", help="Load the model in 4 bits."),
                        revisions: int = typer.Option(2, "--revisions", min=0, max=8, help="Rounds of critique and revision."),
