@@ -15,13 +15,13 @@ from .core import CaiError, JsonlStore, atomic_write, derive_seed, fingerprint
 
 # %% auto #0
 __all__ = ['SIZES', 'MEASURES', 'HELPERS', 'QUICK', 'MODES', 'PLAYERS', 'SIZE_NOTE', 'CLAIMS', 'NEED_SIZES', 'CLAIMS_PAGE',
-           'over_seeds', 'Effect', 'Claim', 'judge_claim', 'measurement', 'source_of', 'Lab', 'judged_items',
+           'over_seeds', 'Effect', 'Claim', 'judge_claim', 'holds', 'measurement', 'source_of', 'Lab', 'judged_items',
            'sure_and_right', 'ece', 'answers', 'right', 'feedback', 'feedback_by_size', 'curve', 'parsed', 'diversity',
            'named_issues', 'critiques_right', 'with_principles', 'revisions', 'revision_scores', 'fresh',
            'critics_by_size', 'gold_shares', 'train_arm', 'keep', 'models', 'Crowd', 'crowd_pairs', 'ai_pairs',
            'cot_labels', 'relabelled', 'clamped', 'for_longer', 'hh', 'helpful_rl', 'hard', 'cot_40_60', 'cot_20_80',
-           'cot_free', 'too_long', 'elo_scores', 'gold_pairs', 'preference_models', 'chosen', 'run_claims',
-           'claims_page', 'parameters', 'over_steps', 'figure_rows']
+           'cot_free', 'too_long', 'elo_scores', 'gold_pairs', 'preference_models', 'fig_claims', 'chosen',
+           'run_claims', 'claims_page', 'parameters', 'over_steps', 'figure_rows']
 
 # %% ../nbs/17_claims.ipynb #cl000011
 def over_seeds(values: Sequence[float]) -> dict: # {"mean", "low", "high", "n"}
@@ -60,9 +60,13 @@ def judge_claim(claim: Claim, measured: list[dict] # one {measurement: values} a
     if not claim.effects: return row | {"seeds": 0}
     values = {e.name: [v for m in measured if (v := e.value(m)) is not None] for e in claim.effects}
     if not all(values.values()): return row | {"why": "nothing to measure: " + ", ".join(k for k, v in values.items() if not v) + (f"; {claim.why}" if claim.why else "")}
-    row["measured"] = {e.name: over_seeds(values[e.name]) | {"margin": e.margin} for e in claim.effects}
-    holds = [e["mean"] >= e["margin"] and (e["low"] is None or e["low"] > 0) for e in row["measured"].values()]
-    return row | {"verdict": "reproduced" if all(holds) else "not reproduced", "why": "" if all(holds) else claim.why}
+    row["measured"] = {e.name: over_seeds(values[e.name]) | {"margin": e.margin, "values": [round(float(v), 5) for v in values[e.name]]} for e in claim.effects}
+    ok = all(map(holds, row["measured"].values()))
+    return row | {"verdict": "reproduced" if ok else "not reproduced", "why": "" if ok else claim.why}
+
+def holds(effect: dict) -> bool: # an entry of a row's "measured"
+    "Is an effect at least its margin, and with several seeds surely above zero?"
+    return effect["mean"] >= effect["margin"] and (effect["low"] is None or effect["low"] > 0)
 
 # %% ../nbs/17_claims.ipynb #cl000021
 SIZES = {"small": dict(hidden=96, layers=3, heads=3), "middle": dict(hidden=160, layers=4, heads=5)} # beside the shipped 224 x 5
@@ -475,7 +479,8 @@ CLAIMS = {c.id: c for c in (
            _e("with reasoning, 20-80 less no clamp", .005, lambda m: _good(m["cot_20_80"]) - _good(m["cot_free"]))), "hard labels hurt where the labeller is sure and wrong; the pocket feedback model is right 98 times in 100, so sureness costs little"),
     Claim("C19", "Labels under many principles make a more robust preference model than labels under one.", "section 4.1: sixteen principles, one drawn for each label", ("preference_models",),
           (_e("accuracy by the judge, sixteen principles less one for all labels (two draws each)", .005, lambda m: (lambda r: (r["many_0"] + r["many_1"] - r["one_0"] - r["one_1"])/2)(m["preference_models"]["right"])),
-           _e("pairs that two draws rank alike, sixteen less one", .005, lambda m: m["preference_models"]["same_ranking"]["many"] - m["preference_models"]["same_ranking"]["one"]))),
+           _e("pairs that two draws rank alike, sixteen less one", .005, lambda m: m["preference_models"]["same_ranking"]["many"] - m["preference_models"]["same_ranking"]["one"])),
+          "how much one principle loses depends on which it is, and two single principles a seed are few: the difference is scattered more widely than it is large", note="the two single principles of a seed are drawn independently, and on seed 4 were the same one, which of course agrees with itself"),
     Claim("C20", "Training for too long brings boilerplate and preaching.", "section 4.3", ("models", "too_long"),
           (_e("boilerplate or preaching, after 60 steps at 1e-3 without a KL price less RL-CAI", .05, lambda m: (lambda a, b: a["boilerplate"] + a["preaches"] - b["boilerplate"] - b["preaches"])(m["too_long"], m["models"]["rl_cai"])),),
           "no pocket principle rewards warmth except one, and the judge of preaching is a principle too; over-training breaks the language instead (see the PPO figure: the PM's score rises while the judge's falls)"),
@@ -499,6 +504,23 @@ def _late(log: list[dict]) -> float:
     x = [r["gold_harmless"] for r in log if r["gold_harmless"] is not None]
     a, b = x[::2], x[1::2]; w = min(3, len(b)); mean = lambda y, i: float(np.mean(y[i:i + w]))
     return mean(b, max(range(len(b) - w + 1), key=lambda i: mean(a, i))) - mean(b, len(b) - w)
+
+# %% ../nbs/17_claims.ipynb #cl00080f
+def fig_claims(rows: list[dict], theme: str="light"): # rows of claims.json
+    "Every effect with its seeds, mean, 95 % interval and margin; green if it holds, orange if not."
+    from cai_repro.figures import THEMES, canvas, caption
+    lines = [(f"{r['id']}  {name}" if not i else name, e) for r in rows for i, (name, e) in enumerate(r["measured"].items())]
+    fig, (ax,) = canvas(1, theme, (9.2, max(1.4, .24*len(lines) + .9))); t = THEMES[theme]
+    for y, (_, e) in enumerate(lines):
+        colour = "#009E73" if holds(e) else "#D55E00"
+        ax.plot([e["margin"]]*2, [y - .36, y + .36], "-", color=t["soft"], linewidth=1.2)
+        if len(e.get("values", [])) > 1: ax.plot(e["values"], [y]*len(e["values"]), "|", color=colour, markersize=7, alpha=.6)
+        if e["low"] is not None: ax.plot([e["low"], e["high"]], [y, y], "-", color=colour, linewidth=1.8)
+        ax.plot(e["mean"], y, "o" if holds(e) else "s", color=colour, markersize=5)
+    ax.axvline(0, color=t["ink"], linewidth=.8); ax.set_xscale("symlog", linthresh=.1); ax.set_xticks([-1, -.1, 0, .1, 1], ["-1", "-.1", "0", ".1", "1"])
+    ax.set_yticks(range(len(lines)), [text if len(text) < 79 else text[:76] + "…" for text, _ in lines], fontsize=7.5); ax.set_ylim(len(lines) - .4, -.6)
+    caption(ax, "dot: holds, square: does not; stroke: margin; ticks: seeds", "effect, in its own unit (linear within ±.1, logarithmic beyond)", "", theme)
+    return fig
 
 # %% ../nbs/17_claims.ipynb #cl000081
 NEED_SIZES = ("feedback_by_size", "critics_by_size")   # they train two more base models
@@ -540,16 +562,18 @@ CLAIMS_PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>Claims of the Constitutional AI paper</title><style>{{ style }}
-.reproduced { border-color: #009E73 } .not { border-color: #D55E00 } td.text { text-align: left; min-width: 14rem }</style></head><body>
+figure img { min-width: 44rem } .reproduced { border-color: #009E73 } .not { border-color: #D55E00 } td.text { text-align: left; min-width: 14rem }</style></head><body>
 <h1>{{ counts["reproduced"] }} of {{ rows|length }} claims reproduced</h1>
 <p class="soft">{{ counts["not reproduced"] }} not reproduced, {{ rows|length - counts["reproduced"] - counts["not reproduced"] }} not testable or not measured here. Measured on the pocket model of cai_repro,
 whose judge is a parser of its grammar: this shows what the method does under known conditions, not what a large model does. Means over seeds, with 95 % intervals
 (Student's t); the margin of each effect was fixed before the arms were run. All seeds share one base and one split of prompts.</p>
+{% if figure %}<figure><div class="scroll"><picture><source srcset="data:image/png;base64,{{ figure.dark }}" media="(prefers-color-scheme: dark)">
+<img alt="Every effect with its seeds, mean, interval and margin; the same numbers stand below" src="data:image/png;base64,{{ figure.light }}"></picture></div></figure>{% endif %}
 {% for r in rows %}<details{% if r.verdict == "not reproduced" %} open{% endif %}><summary>{{ r.id }} {{ r.statement }}
 <span class="tag {{ "reproduced" if r.verdict == "reproduced" else "not" }}">{{ r.verdict }}</span></summary>
 <p class="soft">Paper: {{ r.paper }}.{% if r.seeds %} Here: {{ r.seeds }} seed{{ "s" if r.seeds > 1 }}.{% endif %}</p>
-{% if r.measured %}<table><thead><tr><th>effect</th><th>mean</th><th>95 % interval</th><th>margin</th></tr></thead><tbody>
-{% for name, e in r.measured.items() %}<tr><td class="text">{{ name }}</td><td>{{ "%.3f"|format(e.mean) }}</td><td>{% if e.low is not none %}{{ "%.3f to %.3f"|format(e.low, e.high) }}{% else %}one seed{% endif %}</td><td>{{ "%g"|format(e.margin) }}</td></tr>{% endfor %}</tbody></table>{% endif %}
+{% if r.measured %}<table><thead><tr><th>effect</th><th>mean</th><th>95 % interval</th><th>margin</th><th>by seed</th></tr></thead><tbody>
+{% for name, e in r.measured.items() %}<tr><td class="text">{{ name }}</td><td>{{ "%.3f"|format(e.mean) }}</td><td>{% if e.low is not none %}{{ "%.3f to %.3f"|format(e.low, e.high) }}{% else %}one seed{% endif %}</td><td>{{ "%g"|format(e.margin) }}</td><td><small>{% for v in e.get("values", []) %}{{ "%.3f"|format(v) }} {% endfor %}</small></td></tr>{% endfor %}</tbody></table>{% endif %}
 {% if r.note %}<p class="soft">To know: {{ r.note }}.</p>{% endif %}
 {% if r.why %}<p class="note">{{ "What we think: " if r.measured else "" }}{{ r.why }}.</p>{% endif %}</details>{% endfor %}
 </body></html>
@@ -557,12 +581,14 @@ whose judge is a parser of its grammar: this shows what the method does under kn
 
 def claims_page(rows: list[dict]) -> str:
     "The page: each claim with its rule's effects, their intervals, the paper's numbers and the verdict."
+    import base64
     from collections import Counter
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
-    from cai_repro.figures import STYLE
+    from cai_repro.figures import STYLE, THEMES, png
     env = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return env.from_string(CLAIMS_PAGE).render(rows=rows, counts=Counter(r["verdict"] for r in rows) | Counter({"reproduced": 0, "not reproduced": 0}), style=Markup(STYLE))
+    figure = {t: base64.b64encode(png(fig_claims(rows, t))).decode() for t in THEMES} if any(r["measured"] for r in rows) else None
+    return env.from_string(CLAIMS_PAGE).render(rows=rows, figure=figure, counts=Counter(r["verdict"] for r in rows) | Counter({"reproduced": 0, "not reproduced": 0}), style=Markup(STYLE))
 
 # %% ../nbs/17_claims.ipynb #cl000091
 def _row(panel: str, series: str, x, values: Sequence[float], **more) -> dict:
