@@ -13,7 +13,7 @@ from pathlib import Path
 
 import typer
 
-from .core import CaiError, JsonlStore, RunFolder, atomic_write, derive_seed, file_sha256, fingerprint, once, resource_path, world
+from .core import CaiError, JsonlStore, RunFolder, atomic_write, derive_seed, file_sha256, fingerprint, once, resource_path, whole_base_only, world
 
 # %% auto #0
 __all__ = ['COUNTS', 'ADAPTERS', 'ASSISTANT', 'ENOUGH', 'EVALUATED', 'GENERATION', 'STAGES', 'SMALLER', 'HELP', 'app', 'DEBUG',
@@ -684,6 +684,7 @@ def run(recipe: str|Recipe="pocket", # name, or a `Recipe`
         tensorboard: str|Path|None=None, # folder: PPO's log as TensorBoard events too
         progress: PlainProgress|None=None) -> dict|None: # the metrics (None with `until`)
     "Run all stages, or continue. Finished and valid stages are kept. `CaiError` says what to mend."
+    whole_base_only("cai run", "between its trainings it generates and scores with the same base, and PPO needs all of it")
     recipe = find_recipe(recipe); stages = stages_of(recipe)
     if until and until not in [s.name for s in stages]: raise CaiError(f"no stage {until!r}", "stages: " + ", ".join(s.name for s in stages))
     if tensorboard and not find_spec("tensorboard"): raise CaiError("TensorBoard is not installed", "pip install tensorboard, or leave out --tensorboard: ppo/log.jsonl has the same numbers")

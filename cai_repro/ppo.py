@@ -19,7 +19,7 @@ from typing import Callable
 import numpy as np
 import torch
 from fastcore.basics import patch
-from .core import CaiError, atomic_write, derive_seed, everyone, file_sha256, fingerprint, once, world
+from .core import CaiError, atomic_write, derive_seed, everyone, file_sha256, fingerprint, once, whole_base_only, world
 
 # %% ../nbs/10_ppo.ipynb #c56b4108
 def token_logprobs(
@@ -724,6 +724,7 @@ def train_ppo(
     "PPO against a preference model (CAI §4; Bai et al. 2022 §4.1). Only `policy` and `value` change. `CaiError` on NaN, runaway KL, equal scores, bad prompts, or a checkpoint that does not fit."
     from cai_repro.generate import LocalEngine
     from safetensors.torch import load_file
+    whole_base_only('PPO', 'its four adapters take turns on one base between forward passes, it draws text from it, and it adds up its gradients itself')
     cfg, (rank, size) = cfg or PPOConfig(), world()
     if size > min(cfg.rollouts_per_step, cfg.minibatch): raise CaiError(f'{size} processes, but minibatches of {min(cfg.rollouts_per_step, cfg.minibatch)} responses', remedy='use fewer processes or larger minibatches')
     if checkpoint and not every >= 1: raise CaiError(f'every={every} cannot work', remedy='a checkpoint each `every` steps: 1 or more')

@@ -335,6 +335,11 @@ def test_the_last_step_by_another_method(method, recipe, whole, tmp_path):
     assert (tmp_path/"run"/"ppo"/"policy"/"adapter_model.safetensors").read_bytes() != (whole[0]/"ppo"/"policy"/"adapter_model.safetensors").read_bytes()
     assert set(metrics["models"]) == {"helpful", "sl_cai", "rl_cai"} and f"rl={method!r}" in json.loads((tmp_path/"run"/"run.json").read_text())["command"]
 
+def test_a_base_in_pieces_is_refused(recipe, monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(CaiError, match="cai run can not run under DeepSpeed"): run(recipe, tmp_path/"run")
+    assert not (tmp_path/"run").exists()
+
 @pytest.mark.parametrize("change, says", [({"rl": "sarsa"}, "use ppo, rloo"), ({"rl": "rloo", "alternative": {"beta": .1}}, "no setting beta"), ({"rl": "grpo", "alternative": {"group": 3}}, "no multiple of group")])
 def test_a_method_that_can_not_work_is_refused(change, says, recipe, tmp_path):
     with pytest.raises(CaiError, match=says): run(replace(recipe, **change), tmp_path/"run")
