@@ -442,16 +442,17 @@ def make_ppo(run: Run, tick, probe_of: Callable|None=None, # sides by prompt -> 
     return len(log)
 
 # %% ../nbs/14_pipeline.ipynb #a1terna1
-def make_alternative(run: Run, tick, probe_of: Callable|None=None) -> int:
+def make_alternative(run: Run, tick, probe_of: Callable|None=None, every: int=1) -> int: # `every` as in `make_ppo`
     "Stage `ppo` by RLOO, GRPO or DPO: the same prompts, pairs and preference model; the policy lies where PPO's would."
     if probe_of is None: from cai_repro.evaluate import gold_probe as probe_of
     from cai_repro.alternatives import train_rl
+    from cai_repro.ppo import Checkpoints
     rows = rl_prompts(_rows(run, "prompts/red_team.jsonl"), _rows(run, "prompts/benign.jsonl"), _count(run, "rl"))
     pairs = [{f: r[f] for f in ("prompt", "a", "b", "p_a")} for k in ("red_team", "benign") for r in _rows(run, f"feedback/{k}.jsonl") if r["p_a"] is not None]
-    run.actor("sl"); run.actor("pm")
+    run.actor("sl"); run.actor("pm"); state = run.folder.path("ppo/checkpoint")
     log = train_rl(run.recipe.rl, run.roles, rows, pairs, alternative_settings(run.recipe, seed=_seed(run, run.recipe.rl)), probe=probe_of({r["prompt"]: r["side"] for r in rows}),
-                   newline_stops=run.recipe.newline_stops, on_progress=tick)
-    _save(run, "policy"); _write(run, "ppo/log.jsonl", _steady([r for r in log if "summary" not in r]))
+                   newline_stops=run.recipe.newline_stops, on_progress=tick, checkpoint=state, every=every)
+    _save(run, "policy"); _write(run, "ppo/log.jsonl", _steady([r for r in log if "summary" not in r])); once(Checkpoints(state, {}).remove)
     return len(log)
 
 # %% ../nbs/14_pipeline.ipynb #ab342b3b

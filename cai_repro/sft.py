@@ -103,14 +103,14 @@ def trainer_settings(roles: Roles, *, epochs, lr, batch_size, seed, output_dir, 
                 train_sampling_strategy='group_by_length', dataloader_pin_memory=not cpu, ddp_find_unused_parameters=False)
 
 # %% ../nbs/07_sft.ipynb #fbd1741e
-def run_trainer(trainer, on_progress: Callable[[int, int], None] | None) -> list[dict]:
+def run_trainer(trainer, on_progress: Callable[[int, int], None] | None, resume: Path | None = None) -> list[dict]:
     "Train without a word on the screen; -> the log, one dict for each logged step. Raises `CaiError` if weights stop being numbers"
     from transformers import PrinterCallback, ProgressCallback, TrainerCallback
     class Report(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             if on_progress: on_progress(state.global_step, state.max_steps)
     trainer.remove_callback(PrinterCallback); trainer.remove_callback(ProgressCallback); trainer.add_callback(Report())
-    trainer.train()
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     bad = [n for n, p in trainer.model.named_parameters() if p.requires_grad and not p.isfinite().all()]
     if bad: raise CaiError(f'training diverged: {len(bad)} tensors hold values that are no numbers', 'use a lower learning rate')
     names = {'loss': 'loss', 'learning_rate': 'lr', 'grad_norm': 'grad_norm', 'mean_token_accuracy': 'token_accuracy',

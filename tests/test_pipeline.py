@@ -332,6 +332,7 @@ def test_the_last_step_by_another_method(method, recipe, whole, tmp_path):
     metrics = run(mine, tmp_path/"run", progress=pipeline.PlainProgress(said.append))
     assert [s.split("  ")[-1] == "kept" for s in said] == [True]*7 + [False]*3 and f"RL-CAI: {method.upper()}" in said[7], said
     log = JsonlStore(tmp_path/"run"/"ppo"/"log.jsonl").rows(); assert log and {"pm_score", "kl", "gold_harmless"} <= set(log[0]) and not any("second" in k for k in log[0])
+    assert {p.name for p in (tmp_path/"run"/"ppo").iterdir()} == {"policy", "log.jsonl"}          # no checkpoint stays
     assert (tmp_path/"run"/"ppo"/"policy"/"adapter_model.safetensors").read_bytes() != (whole[0]/"ppo"/"policy"/"adapter_model.safetensors").read_bytes()
     assert set(metrics["models"]) == {"helpful", "sl_cai", "rl_cai"} and f"rl={method!r}" in json.loads((tmp_path/"run"/"run.json").read_text())["command"]
 
