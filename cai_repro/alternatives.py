@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'leave_one_out', 'group_normalised', 'dpo_loss', 'stand_in', 'GroupConfig', 'Scribe', 'resting',
-           'train_group', 'train_rloo', 'train_grpo', 'dpo_examples', 'response_sums', 'sample_means', 'train_dpo',
-           'train_rl']
+           'SameOrder', 'train_group', 'train_rloo', 'train_grpo', 'dpo_examples', 'response_sums', 'sample_means',
+           'train_dpo', 'train_rl']
 
 # %% ../nbs/11_alternatives.ipynb #c2da8511
 import json, math, tempfile, time
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Callable
 import torch
 from fastcore.basics import patch
-from .core import CaiError, derive_seed
+from .core import CaiError, derive_seed, whole_base_only, world
 from .preference import soft_bt_loss
-from .ppo import PPOConfig, adam, encode_prompts, length_batches, pack, pm_scores, prompt_stream, response_logprobs, settings_table, train_ppo
+from .ppo import Checkpoints, PPOConfig, adam, encode_prompts, length_batches, pack, pm_scores, prompt_stream, response_logprobs, settings_table, train_ppo, training_mark
 from .sft import keep_float32, run_trainer, trainer_settings, training
 
 # %% ../nbs/11_alternatives.ipynb #4beb0744
@@ -186,14 +186,51 @@ def end(self:Scribe, logs:dict):
         with open(self.log_path, 'a') as f: f.write(json.dumps(self.log[-1]) + '\n')
     if self.on_progress: self.on_progress(step + 1, self.cfg.steps)
 
+@patch
+def go_on(self:Scribe, log:list[dict]):
+    "Take up the log of a training that was broken off."
+    self.log = list(log)
+    if log: self.generated, self.trained = log[-1]['generated'], log[-1]['trained']
+    if self.log_path: self.log_path.write_text(''.join(json.dumps(r) + '\n' for r in log))
+    if self.on_progress: self.on_progress(len(log), self.cfg.steps)
+
+# %% ../nbs/11_alternatives.ipynb #11resm02
+class SameOrder(torch.utils.data.Sampler):
+    "A sampler that notes the random state from which it drew its order; given such a state it draws that order first."
+    def __init__(self, sampler, state=None): self.sampler, self.state, self.again = sampler, state, state is not None
+    def __len__(self): return len(self.sampler)
+    def __iter__(self):
+        if self.again: torch.set_rng_state(self.state)
+        self.state, self.again = torch.get_rng_state(), False
+        return iter(self.sampler)
+
+def _checkpoints(checkpoint, every, steps, mark):
+    "Place of the checkpoints or None; the newest or None; its state. Several processes keep none."
+    if checkpoint and not every >= 1: raise CaiError(f'every={every} cannot work', remedy='a checkpoint each `every` rows of the log: 1 or more')
+    if not checkpoint or world()[1] > 1: return None, None, {}
+    kept = Checkpoints(Path(checkpoint), mark())
+    return kept, *kept.last(steps)
+
 # %% ../nbs/11_alternatives.ipynb #51039441
 def _watched(Trainer):
+    from safetensors.torch import load_file, save_file
     class Watched(Trainer):
+        kept = order = None # its `Checkpoints` and its `SameOrder`, if it has any
         def _send_telemetry(self): pass   # a local tool: tell nobody
         def training_step(self, *args, **kwargs):
             loss = super().training_step(*args, **kwargs)
             if not torch.isfinite(loss): raise CaiError(f'{self._name} gradient step {self.state.global_step}: the loss is {loss.item()}; stopped before this step', remedy='lower lr, and check labels and scores')
             return loss
+        def _save_checkpoint(self, model, trial):
+            def fill(folder):
+                tensors = {str(i): p.detach().cpu().contiguous() for i, p in enumerate(self.learned)}
+                save_file(tensors | ({'order': self.order.state} if self.order else {}), folder/'learned.safetensors')
+                self._save_optimizer_and_scheduler(str(folder)); self._save_scaler(str(folder)); self._save_rng_state(str(folder))
+                self.state.save_to_json(str(folder/'trainer_state.json'))
+            self.kept.write(self.told(), fill)
+        def _load_from_checkpoint(self, folder, model=None):
+            saved = load_file(Path(folder)/'learned.safetensors')
+            for i, p in enumerate(self.learned): p.data.copy_(saved[str(i)])
     return Watched
 
 # %% ../nbs/11_alternatives.ipynb #7243d996
@@ -219,7 +256,7 @@ def _group_trainer(method):
     return GroupTrainer
 
 # %% ../nbs/11_alternatives.ipynb #a72fed6c
-def _make_group(roles, params, scribe, folder):
+def _make_group(roles, params, scribe, folder, kept=None, every=1):
     from datasets import Dataset
     from trl import GRPOConfig, RLOOConfig
     cfg, method = scribe.cfg, scribe.method
@@ -229,11 +266,12 @@ def _make_group(roles, params, scribe, folder):
     s |= dict(max_steps=cfg.steps*updates, logging_steps=updates, gradient_accumulation_steps=cfg.minibatch//cfg.microbatch, max_grad_norm=cfg.max_grad_norm,
               generation_batch_size=cfg.rollouts_per_step, num_generations=cfg.group, num_iterations=cfg.epochs, beta=cfg.kl_coef, epsilon=cfg.clip,
               max_completion_length=cfg.max_new_tokens, shuffle_dataset=False)
+    if kept: s |= dict(save_strategy='steps', save_steps=every*updates)
     args = RLOOConfig(**s) if method == 'rloo' else GRPOConfig(**s, loss_type='grpo', scale_rewards='group', use_bias_correction_kl=False) # as in its paper
     with keep_float32([p for r in roles.names for p in roles.params(r)]):
         trainer = _group_trainer(method)(model=roles.model, reward_funcs=scribe.score, args=args, train_dataset=Dataset.from_list([{'prompt': t} for t in scribe.order]),
                                          processing_class=roles.tokenizer, optimizers=(adam(params, cfg.lr), None))
-    trainer.scribe = scribe
+    trainer.scribe, trainer.kept, trainer.learned, trainer.told = scribe, kept, params, lambda: {'step': len(scribe.log), 'log': scribe.log}
     if 'ref' in roles: # on a 4-bit base TRL rounds its copy to bfloat16: make it exact again
         for p, q in zip(roles.params('ref'), roles.params('default')): p.data = q.detach().clone()
     return trainer
@@ -252,18 +290,24 @@ def train_group(
     log_path=None, # JSONL, a row a step; overwritten
     on_progress:Callable[[int, int], None]|None=None, # called with (steps done, steps)
     probe:Callable|None=None, # (step, prompts, responses) -> dict for the log: an observer, never part of the reward
+    checkpoint=None, # folder for the state; the same call again goes on from there
+    every:int=5, # steps from one checkpoint to the next
 ) -> list[dict]: # the log, a row a step, measured on the responses *before* that step's update (entropy: during it)
-    "Reinforcement learning without a value function, by TRL's trainer. Only `policy` is new, nothing else changes. `CaiError` on bad prompts, NaN, runaway KL, equal scores."
+    "Reinforcement learning without a value function, by TRL's trainer. Only `policy` is new, nothing else changes. `CaiError` on bad prompts, NaN, runaway KL, equal scores, or a checkpoint that does not fit."
     cfg, name = cfg or GroupConfig(), method.upper()
+    whole_base_only(name, 'it draws text from the base, and measures KL on it, between its gradient steps')
     if method not in ('rloo', 'grpo'): raise CaiError(f'unknown method={method!r}', remedy="use 'rloo' or 'grpo'")
     if not rows: raise CaiError(f'{name} got no prompts', remedy='pass at least one row with a "prompt"')
     prompt_ids = encode_prompts(roles, rows, cfg.max_new_tokens)
     if not callable(pm) and pm not in roles.heads: raise CaiError(f'{name}: there is no role {pm!r} with a head', remedy='train a preference model first (chapter 09), or pass a function')
     for role in (reference,) if callable(pm) else (reference, pm): roles.freeze(role)
+    mark = lambda: training_mark(roles, [[r['prompt'] for r in rows], prompt_ids], cfg, reference, pm, method=method, newline_stops=newline_stops, microbatch=cfg.microbatch)
+    kept, saved, state = _checkpoints(checkpoint, every, cfg.steps, mark)
     with stand_in(roles, policy, reference), tempfile.TemporaryDirectory() as folder, training(roles, 'default') as params:
         scribe = Scribe(method, roles, rows, prompt_ids, cfg, reference, pm, newline_stops, log_path, on_progress, probe)
-        trainer = _make_group(roles, params, scribe, folder)
-        run_trainer(trainer, None)
+        trainer = _make_group(roles, params, scribe, folder, kept, every)
+        if saved: scribe.go_on(state['log'])
+        run_trainer(trainer, None, saved)
     return scribe.log
 
 def train_rloo(roles, rows:list[dict], cfg:GroupConfig|None=None, **options) -> list[dict]:
@@ -317,6 +361,10 @@ def _soft_dpo_trainer():
     from trl import DPOTrainer
     class SoftDPOTrainer(_watched(DPOTrainer)):
         "TRL's DPOTrainer for labels that are probabilities"
+        drawn = None # the random state of an order to be drawn again
+        def _get_train_sampler(self, *args):
+            self.order = SameOrder(super()._get_train_sampler(*args), self.drawn)
+            return self.order
         def _prepare_dataset(self, dataset, *args): return dataset   # tokens already
         def _set_signature_columns_if_needed(self):
             super()._set_signature_columns_if_needed()
@@ -385,21 +433,30 @@ def train_dpo(
     pm:str|Callable='pm', newline_stops:bool=True, max_new_tokens:int=64, # for these answers
     log_path=None, on_progress:Callable[[int, int], None]|None=None, # as in `train_group`
     probe:Callable|None=None, # (step, prompts, responses) -> dict for the log; needs `rows`
+    checkpoint=None, # folder for the state; the same call again goes on from there
+    every:int=5, # rows of the log from one checkpoint to the next
 ) -> list[dict]: # about twenty rows, each the mean over the gradient steps since the last; shifts are nats a response from the reference, seconds those since the start without the looking on. The last row is a summary
-    "Direct preference optimisation (arXiv 2305.18290) on soft labels by TRL's DPOTrainer. Only `policy` is new. `CaiError` if there is no winner to learn from, or if training diverges."
+    "Direct preference optimisation (arXiv 2305.18290) on soft labels by TRL's DPOTrainer. Only `policy` is new. `CaiError` if there is no winner to learn from, if training diverges, or if a checkpoint does not fit."
+    from safetensors.torch import load_file
+    whole_base_only('DPO', 'it reads the reference on the base before it trains, and may answer prompts in between')
     bad = [f'{k}={v!r}' for k, v in dict(beta=beta, epochs=epochs, lr=lr, batch_size=batch_size, max_new_tokens=max_new_tokens).items() if not v > 0]
     if bad: raise CaiError('train_dpo: ' + ', '.join(bad) + ' cannot work', remedy='all of these must be above 0')
     if probe and not rows: raise CaiError('a probe needs answers to look at', remedy='pass rows with prompts to answer')
     if rows and not callable(pm) and pm not in roles.heads: raise CaiError(f'DPO: there is no role {pm!r} with a head to score the answers with', remedy='leave out rows, or name a preference model')
     examples, left = dpo_examples(roles.tokenizer, pairs, max_length)
-    began, log = [time.perf_counter()], []
+    pass_ = math.ceil(len(examples)/batch_size); steps = epochs*pass_
+    given = dict(method='dpo', beta=beta, epochs=epochs, lr=lr, batch_size=batch_size, max_length=max_length, seed=seed)
+    mark = lambda: training_mark(roles, [[e[k] for k in ('prompt_ids', 'chosen_ids', 'rejected_ids', 'p_chosen')] for e in examples], given, reference, None)
+    kept, saved, state = _checkpoints(checkpoint, every, steps, mark)
+    log = list(state.get('log', []))
+    began = [time.perf_counter() - (log[-1]['seconds'] if log else 0)]
     with stand_in(roles, policy, reference), tempfile.TemporaryDirectory() as folder:
         for side in ('chosen', 'rejected'):
             sums = response_sums(roles, reference, [e['prompt_ids'] for e in examples], [e[f'{side}_ids'] for e in examples], batch_size)
             for e, s in zip(examples, sums.tolist()): e[f'ref_{side}_logps'] = s
         settings = trainer_settings(roles, epochs=epochs, lr=lr, batch_size=batch_size, schedule='constant', seed=derive_seed(seed, 'dpo'), output_dir=folder)
-        steps = epochs*math.ceil(len(examples)/batch_size)
         settings['logging_steps'] = max(1, steps//20)
+        if kept: settings |= dict(save_strategy='steps', save_steps=every*settings['logging_steps'])
         def note(logs):
             row = dict(step=trainer.state.global_step, loss=logs['loss'], accuracy=logs['rewards/accuracies'], margin=logs['rewards/margins'],
                        chosen_shift=logs['rewards/chosen']/beta, rejected_shift=logs['rewards/rejected']/beta, entropy=logs['entropy'], trained=int(logs['num_tokens']))
@@ -412,7 +469,12 @@ def train_dpo(
             began[0] = time.perf_counter() - seconds # looking on is not training
         with training(roles, 'default') as params:
             trainer = _make_dpo(roles, params, examples, beta, settings, note)
-            run_trainer(trainer, on_progress)
+            trainer.kept, trainer.learned, trainer.told = kept, params, lambda: {'step': trainer.state.global_step, 'log': log}
+            if saved:
+                if state['step'] % pass_: trainer.drawn = load_file(saved/'learned.safetensors')['order']
+                trainer._total_train_tokens = log[-1]['trained'] if log else 0
+                if on_progress: on_progress(state['step'], steps)
+            run_trainer(trainer, on_progress, saved)
     log.append({'summary': True, 'pairs': len(examples), **left, 'seconds': round(time.perf_counter() - began[0], 3)})
     if log_path: Path(log_path).parent.mkdir(parents=True, exist_ok=True); Path(log_path).write_text(''.join(json.dumps(r) + '\n' for r in log))
     return log
@@ -427,7 +489,7 @@ def train_rl(
     pairs:list[dict]=(), # {"prompt", "a", "b", "p_a"}: what DPO learns from
     settings:dict|None=None, # the method's own
     *, probe:Callable|None=None, # (step, prompts, responses) -> dict for the log; with DPO it sees answers to the first 64 rows
-    **options, # policy, reference, pm, newline_stops, log_path, on_progress: as in `train_group`
+    **options, # policy, reference, pm, newline_stops, log_path, on_progress, checkpoint, every: as in `train_group`
 ) -> list[dict]: # the method's log
     "The last step of Constitutional AI by any of the four methods. `CaiError` for an unknown one."
     settings = dict(settings or {})

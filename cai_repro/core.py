@@ -12,7 +12,7 @@ from fastcore.basics import patch
 
 # %% auto #0
 __all__ = ['Progress', 'CaiError', 'derive_seed', 'fingerprint', 'file_sha256', 'resource_path', 'Turn', 'Dialogue', 'neutralise',
-           'atomic_write', 'JsonlStore', 'RunFolder', 'world', 'everyone', 'once']
+           'atomic_write', 'JsonlStore', 'RunFolder', 'world', 'everyone', 'once', 'sharding', 'whole_base_only']
 
 # %% ../nbs/00_core.ipynb #3caa49cc
 class CaiError(Exception):
@@ -353,3 +353,14 @@ def everyone(f: Callable[[], object]) -> list: # one result a process, in their 
 def once(f: Callable[[], object]):
     "What `f()` gives in the first process, known to all; the others do not call it"
     return everyone(f if world()[0] == 0 else lambda: None)[0]
+
+# %% ../nbs/00_core.ipynb #00shar02
+def sharding() -> str | None:
+    "What `accelerate launch` was told to cut models into pieces with: 'FSDP', 'DeepSpeed', or None"
+    flags = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}
+    return next((name for name, flag in flags.items() if os.environ.get(flag, "").lower() in ("true", "1")), None)
+
+def whole_base_only(what: str, why: str) -> None:
+    "`CaiError` if this program was started to work on a base in pieces"
+    if how := sharding():
+        raise CaiError(f"{what} can not run under {how}: {why}", "start it with data/accelerate/ddp.yaml, where each process holds the whole base; quantize='nf4' makes that 4 bits a weight")

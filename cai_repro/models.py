@@ -22,7 +22,7 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
-from .core import CaiError, derive_seed, world
+from .core import CaiError, derive_seed, sharding, world
 if TYPE_CHECKING: from transformers import PreTrainedModel, PreTrainedTokenizerBase   # transformers is imported where it is used
 
 # %% ../nbs/04_models.ipynb #2570a07f
@@ -39,10 +39,10 @@ def pick_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
 
 # %% ../nbs/04_models.ipynb #d05f0072
-def _nf4_config(dtype):
+def _nf4_config(dtype, storage):
     from transformers import BitsAndBytesConfig
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True,
-                              bnb_4bit_compute_dtype=dtype)
+                              bnb_4bit_compute_dtype=dtype, bnb_4bit_quant_storage=storage)
 
 def keep_gradients_right(model: nn.Module) -> int:
     "Switch off the CPU weight repacking of every 4-bit layer (it breaks later gradients); returns how many layers"
@@ -128,17 +128,21 @@ def load_base(path: str | Path,                         # a folder, or a model i
               quantize: str | None = None,              # None or 'nf4'
               device: str | torch.device | None = None, # default: a CUDA card if there is one
               dtype: torch.dtype | None = None,         # default: see `pick_dtype`
+              storage: torch.dtype | None = None,       # what 4-bit weights are packed into; default: bytes, or `dtype` if a trainer is to cut the base into pieces
              ) -> tuple['PreTrainedModel', 'PreTrainedTokenizerBase']: # frozen and in eval mode, and its tokenizer
     """Load any Hugging Face causal language model as a frozen base, with its tokenizer.
 
     Only safetensors weights are read and no code from the model folder is run.
-    Raises `CaiError` if there is no loadable model, or for an unknown `quantize`."""
+    Raises `CaiError` if there is no loadable model, for an unknown `quantize`, or if only one of several processes would get weights."""
     if quantize not in (None, 'nf4'):
         raise CaiError(f'unknown quantize={quantize!r}', "use None (full precision) or 'nf4'")
+    if sharding() == 'FSDP' and os.environ.get('FSDP_CPU_RAM_EFFICIENT_LOADING', '').lower() in ('true', '1'):
+        raise CaiError('fsdp_cpu_ram_efficient_loading gives weights to the first process only', 'set it to false in the accelerate config, as in data/accelerate/fsdp.yaml')
     device = pick_device(device); dtype = dtype or pick_dtype(device)
+    storage = storage or (dtype if sharding() else torch.uint8)
     kwargs = {'dtype': dtype}
     with quiet():
-        if quantize: kwargs |= {'quantization_config': _nf4_config(dtype), 'device_map': {'': str(device)}}
+        if quantize: kwargs |= {'quantization_config': _nf4_config(dtype, storage), 'device_map': {'': str(device)}}
         model, tokenizer = _read(str(path), **kwargs)
         if quantize: keep_gradients_right(model); keep_weights_right(model)
         else: model.to(device)
@@ -193,7 +197,7 @@ class Roles:
                  half: bool = False,  # read prompts and train with bfloat16 arithmetic (see `autocast`)
                 ):
         self.base, self.model, self.tokenizer, self.half = model, model, tokenizer, half  # `model` becomes a PeftModel with the first role
-        self.heads, self.active, self._open, self._lora, self._folded = nn.ModuleDict(), None, set(), {}, None
+        self.heads, self.active, self._open, self._lora, self._folded, self.cut = nn.ModuleDict(), None, set(), {}, None, None
 
     @property
     def names(self) -> list[str]: return list(getattr(self.model, 'peft_config', {}))
@@ -231,10 +235,15 @@ def _adapter(self: Roles, role) -> list:
     return self._lora[role]
 
 @patch
+def _uncut(self: Roles):
+    if self.cut: raise CaiError(f'the base is in pieces since it was trained on with {self.cut}', 'save the role that was trained; go on in a new program')
+
+@patch
 @contextmanager
 def use(self: Roles, role: str | None):
     "Compute as `role` inside the block (None: the raw base); the role before it is restored afterwards"
     if role is not None: self._known(role)
+    self._uncut()
     if self._folded is not None:                     # see `folded`: the base's weights speak as that role now
         if role != self._folded: raise CaiError(f'{role!r} can not be used while {self._folded!r} is folded into the base', 'leave its `folded` block first')
         yield self.model
@@ -372,7 +381,9 @@ def sequence_classifier(self: Roles, role: str):
     if role not in self.heads: raise CaiError(f'role {role!r} has no head', f'add it with `roles.add({role!r}, head=True)`')
     cfg = copy.deepcopy(self.base.config); cfg.num_labels = 1; cfg.pad_token_id = self.tokenizer.pad_token_id
     if hasattr(cfg, 'quantization_config'): del cfg.quantization_config
-    return _classifier_class()(cfg, self.backbone, self.heads[role]).eval()
+    model = _classifier_class()(cfg, self.backbone, self.heads[role]).eval()
+    model._no_split_modules = self.backbone._no_split_modules   # FSDP cuts layer by layer
+    return model
 
 # %% ../nbs/04_models.ipynb #c91b4680
 def _base_name(model):
@@ -434,13 +445,39 @@ def remove(self: Roles, role: str) -> None:
 @patch
 def base_sha256(self: Roles) -> str:
     "Fingerprint (sha256) of all weights of the base, adapters and heads left out"
-    h = hashlib.sha256()
+    self._uncut(); h = hashlib.sha256()
     own = {n.replace('.base_layer.', '.'): p for n, p in self.base.named_parameters() if '.lora_' not in n}
     for name, p in sorted(own.items()):
         state = getattr(p, 'quant_state', None)
         for t in [p.detach()] + ([state.absmax] if state is not None else []):
             h.update(name.encode()); h.update(t.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return h.hexdigest()
+
+# %% ../nbs/04_models.ipynb #4cut0002
+def _whole(p: torch.Tensor) -> torch.Tensor:
+    "All of a parameter of which each process may hold a piece; every process must ask"
+    if hasattr(p, 'full_tensor'): return p.detach().full_tensor()
+    if not hasattr(p, 'ds_id'): return p.detach()
+    from deepspeed import zero
+    with zero.GatheredParameters([p]): return p.detach().clone()
+
+@patch
+def _places(self: Roles, role) -> list:
+    "Module and name of each of a role's parameters, in the order of `params`"
+    found = [(m, n) for name, m in self.model.named_modules() for n, p in m._parameters.items() if p is not None and '.lora_' in name and f'.{role}.' in f'{name}.{n}']
+    return found + ([(self.heads[role], 'weight')] if role in self.heads else [])
+
+@patch
+def reunite(self: Roles,
+            role: str,  # that was trained in pieces
+            kept: dict, # role -> tensors, of all others
+           ) -> None:
+    "Make adapters and heads whole again in every process; the base stays as it is, and only `save` is possible from here on"
+    for r in self.names:
+        for i, (m, n) in enumerate(self._places(r)):
+            w = kept[r][i] if r != role else _whole(m._parameters[n]).float().clone()
+            m._parameters[n] = nn.Parameter(w, requires_grad=False)
+    self._lora.clear()
 
 # %% ../nbs/04_models.ipynb #9ae8333f
 BIG = 3e8 # parameters: from here on memory counts for more than speed
@@ -449,7 +486,7 @@ BIG = 3e8 # parameters: from here on memory counts for more than speed
 def folds(self: Roles, role: str | None) -> bool:
     "Does `folded` add this role to the weights, or only use it?"
     layers = [m for m in self.model.modules() if role in getattr(m, 'lora_A', {})]
-    return bool(layers) and all(m.base_layer.weight.dtype == torch.float32 for m in layers) and sum(m.base_layer.weight.numel() for m in layers) <= BIG
+    return bool(layers) and all(m.base_layer.weight.dtype == torch.float32 and getattr(m.base_layer.weight, 'quant_state', None) is None for m in layers) and sum(m.base_layer.weight.numel() for m in layers) <= BIG
 
 @patch
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import typer
 
-from .core import CaiError, JsonlStore, RunFolder, atomic_write, derive_seed, file_sha256, fingerprint, once, resource_path, world
+from .core import CaiError, JsonlStore, RunFolder, atomic_write, derive_seed, file_sha256, fingerprint, once, resource_path, whole_base_only, world
 
 # %% auto #0
 __all__ = ['COUNTS', 'ADAPTERS', 'ASSISTANT', 'ENOUGH', 'EVALUATED', 'GENERATION', 'STAGES', 'SMALLER', 'HELP', 'app', 'DEBUG',
@@ -442,16 +442,17 @@ def make_ppo(run: Run, tick, probe_of: Callable|None=None, # sides by prompt -> 
     return len(log)
 
 # %% ../nbs/14_pipeline.ipynb #a1terna1
-def make_alternative(run: Run, tick, probe_of: Callable|None=None) -> int:
+def make_alternative(run: Run, tick, probe_of: Callable|None=None, every: int=1) -> int: # `every` as in `make_ppo`
     "Stage `ppo` by RLOO, GRPO or DPO: the same prompts, pairs and preference model; the policy lies where PPO's would."
     if probe_of is None: from cai_repro.evaluate import gold_probe as probe_of
     from cai_repro.alternatives import train_rl
+    from cai_repro.ppo import Checkpoints
     rows = rl_prompts(_rows(run, "prompts/red_team.jsonl"), _rows(run, "prompts/benign.jsonl"), _count(run, "rl"))
     pairs = [{f: r[f] for f in ("prompt", "a", "b", "p_a")} for k in ("red_team", "benign") for r in _rows(run, f"feedback/{k}.jsonl") if r["p_a"] is not None]
-    run.actor("sl"); run.actor("pm")
+    run.actor("sl"); run.actor("pm"); state = run.folder.path("ppo/checkpoint")
     log = train_rl(run.recipe.rl, run.roles, rows, pairs, alternative_settings(run.recipe, seed=_seed(run, run.recipe.rl)), probe=probe_of({r["prompt"]: r["side"] for r in rows}),
-                   newline_stops=run.recipe.newline_stops, on_progress=tick)
-    _save(run, "policy"); _write(run, "ppo/log.jsonl", _steady([r for r in log if "summary" not in r]))
+                   newline_stops=run.recipe.newline_stops, on_progress=tick, checkpoint=state, every=every)
+    _save(run, "policy"); _write(run, "ppo/log.jsonl", _steady([r for r in log if "summary" not in r])); once(Checkpoints(state, {}).remove)
     return len(log)
 
 # %% ../nbs/14_pipeline.ipynb #ab342b3b
@@ -684,6 +685,7 @@ def run(recipe: str|Recipe="pocket", # name, or a `Recipe`
         tensorboard: str|Path|None=None, # folder: PPO's log as TensorBoard events too
         progress: PlainProgress|None=None) -> dict|None: # the metrics (None with `until`)
     "Run all stages, or continue. Finished and valid stages are kept. `CaiError` says what to mend."
+    whole_base_only("cai run", "between its trainings it generates and scores with the same base, and PPO needs all of it")
     recipe = find_recipe(recipe); stages = stages_of(recipe)
     if until and until not in [s.name for s in stages]: raise CaiError(f"no stage {until!r}", "stages: " + ", ".join(s.name for s in stages))
     if tensorboard and not find_spec("tensorboard"): raise CaiError("TensorBoard is not installed", "pip install tensorboard, or leave out --tensorboard: ppo/log.jsonl has the same numbers")

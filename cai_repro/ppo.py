@@ -19,7 +19,7 @@ from typing import Callable
 import numpy as np
 import torch
 from fastcore.basics import patch
-from .core import CaiError, atomic_write, derive_seed, everyone, file_sha256, fingerprint, once, world
+from .core import CaiError, atomic_write, derive_seed, everyone, file_sha256, fingerprint, once, whole_base_only, world
 
 # %% ../nbs/10_ppo.ipynb #c56b4108
 def token_logprobs(
@@ -572,8 +572,8 @@ def load_optimizer(
 def training_mark(
     roles, # `cai_repro.models.Roles`
     prompts:list, # texts or token ids, whatever there is
-    cfg:PPOConfig,
-    reference:str, pm:str|Callable, # a function is known by its name only
+    cfg:PPOConfig, # or other settings (chapter 11), a dataclass or a dictionary
+    reference:str, pm:str|Callable|None, # a function is known by its name only
     **more, # other settings
 ) -> dict: # JSON values
     "What a training is made of: equal marks give equal steps."
@@ -581,9 +581,9 @@ def training_mark(
         params, h = roles.params(role), hashlib.sha256(str(roles.model.peft_config[role].lora_alpha).encode())
         for p in params: h.update(p.detach().cpu().numpy().tobytes())
         return h.hexdigest()[:16]
-    settings = {k: v for k, v in asdict(cfg).items() if k not in ('steps', 'microbatch', 'kl_limit', 'checkpointing', 'adam_bits')}
-    if adam_bits(roles, cfg) != 32: more['adam_bits'] = adam_bits(roles, cfg)
-    judge = getattr(pm, '__qualname__', type(pm).__name__) if callable(pm) else weights(pm)
+    settings = {k: v for k, v in (cfg if isinstance(cfg, dict) else asdict(cfg)).items() if k not in ('steps', 'microbatch', 'kl_limit', 'checkpointing', 'adam_bits')}
+    if isinstance(cfg, PPOConfig) and adam_bits(roles, cfg) != 32: more['adam_bits'] = adam_bits(roles, cfg)
+    judge = None if pm is None else getattr(pm, '__qualname__', type(pm).__name__) if callable(pm) else weights(pm)
     mark = {'settings': settings | more | {'half': roles.half}, 'base': roles.base_sha256()[:16], 'prompts': fingerprint(prompts), 'reference': weights(reference), 'preference model': judge}
     return json.loads(json.dumps(mark, default=lambda x: x.item()))
 
@@ -614,17 +614,14 @@ class Checkpoints:
 
 # %% ../nbs/10_ppo.ipynb #e5cf1c54
 @patch
-def save(self:Checkpoints,
-    roles, # `cai_repro.models.Roles`
-    actors:dict, # {'policy': (role, its optimiser), 'value': ...}
+def write(self:Checkpoints,
     state:dict, # "step" and whatever else the next step must know, in JSON values
+    fill:Callable[[Path], None], # puts the files into a folder
 ):
     "Write a checkpoint, wholly or not at all; those before it go when it is in place."
-    from safetensors.torch import save_file
     new, place = self.folder/'.new', self.folder/f'step-{state["step"]:06d}'
-    shutil.rmtree(new, ignore_errors=True)
-    for name, (role, opt) in actors.items():
-        roles.save(role, new/name); save_file(optimizer_tensors(opt), new/name/'optimizer.safetensors')
+    shutil.rmtree(new, ignore_errors=True); new.mkdir(parents=True)
+    fill(new)
     files = {p.relative_to(new).as_posix(): file_sha256(p) for p in sorted(new.rglob('*')) if p.is_file()}
     for f in files:
         with open(new/f, 'r+b') as opened: os.fsync(opened.fileno()) # on the disk before the name says so
@@ -633,6 +630,19 @@ def save(self:Checkpoints,
     os.replace(new, place)
     for old in self.all():
         if old != place: self.drop(old)
+
+@patch
+def save(self:Checkpoints,
+    roles, # `cai_repro.models.Roles`
+    actors:dict, # {'policy': (role, its optimiser), 'value': ...}
+    state:dict, # as in `write`
+):
+    "Write a checkpoint of some roles and their optimisers."
+    from safetensors.torch import save_file
+    def fill(new):
+        for name, (role, opt) in actors.items():
+            roles.save(role, new/name); save_file(optimizer_tensors(opt), new/name/'optimizer.safetensors')
+    self.write(state, fill)
 
 # %% ../nbs/10_ppo.ipynb #347e8a69
 @patch
@@ -724,6 +734,7 @@ def train_ppo(
     "PPO against a preference model (CAI §4; Bai et al. 2022 §4.1). Only `policy` and `value` change. `CaiError` on NaN, runaway KL, equal scores, bad prompts, or a checkpoint that does not fit."
     from cai_repro.generate import LocalEngine
     from safetensors.torch import load_file
+    whole_base_only('PPO', 'its four adapters take turns on one base between forward passes, it draws text from it, and it adds up its gradients itself')
     cfg, (rank, size) = cfg or PPOConfig(), world()
     if size > min(cfg.rollouts_per_step, cfg.minibatch): raise CaiError(f'{size} processes, but minibatches of {min(cfg.rollouts_per_step, cfg.minibatch)} responses', remedy='use fewer processes or larger minibatches')
     if checkpoint and not every >= 1: raise CaiError(f'every={every} cannot work', remedy='a checkpoint each `every` steps: 1 or more')

@@ -103,9 +103,11 @@ def _make_pm(roles, model, params, examples, settings):
     opt = torch.optim.AdamW(params, lr=settings['learning_rate'], weight_decay=0.)
     rows = [e | {'length': len(e['chosen_ids']) + len(e['rejected_ids'])} for e in examples]
     with keep_float32([p for r in roles.names for p in roles.params(r)]):
-        return _soft_reward_trainer()(model=model, args=RewardConfig(**settings, length_column_name='length', max_length=None, disable_dropout=False),
+        trainer = _soft_reward_trainer()(model=model, args=RewardConfig(**settings, length_column_name='length', max_length=None, disable_dropout=False),
             data_collator=_soft_collator(roles.tokenizer.pad_token_id), train_dataset=Dataset.from_list(rows),
-            processing_class=roles.tokenizer, optimizers=(opt, None))
+            processing_class=roles.tokenizer)
+    trainer.optimizer = opt
+    return trainer
 
 # %% ../nbs/09_preference.ipynb #a3069901
 def score_responses(roles: Roles, role: str,

@@ -8,6 +8,7 @@ __all__ = ['sl_rows', 'tokenize_rows', 'training', 'keep_float32', 'trainer_sett
 # %% ../nbs/07_sft.ipynb #da914820
 import logging
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from .core import CaiError, derive_seed, world
+from .core import CaiError, derive_seed, sharding, world
 from .models import Roles, encode_pairs, quiet
 
 # %% ../nbs/07_sft.ipynb #1710fcc6
@@ -54,10 +55,13 @@ def training(roles: Roles, role: str):
     import numpy as np
     params, owners = roles.trainable(role), [roles.model, roles.base]
     forwards = [m.__dict__.get('forward') for m in owners]
-    states = random.getstate(), np.random.get_state()
+    states, others = (random.getstate(), np.random.get_state()), {r: [p.data for p in roles.params(r)] for r in roles.names if r != role}
     try:
-        with roles.use(role), roles.summed(role), torch.random.fork_rng(), _silent_trainers(): yield params
+        with roles.use(role), roles.summed(role), torch.random.fork_rng(), _silent_trainers():
+            yield params
+            if sharding(): roles.reunite(role, others)
     finally:
+        roles.cut = sharding()
         for m, f in zip(owners, forwards):
             m.__dict__.pop('forward', None)
             if f is not None: m.forward = f
@@ -88,6 +92,7 @@ def keep_float32(params: list):
 def trainer_settings(roles: Roles, *, epochs, lr, batch_size, seed, output_dir, schedule='linear', n_rows=0) -> dict:
     "Settings that all our TRL trainers share: quiet, no checkpoints, and right for the device"
     cpu, (_, size) = roles.device.type == 'cpu', world()
+    if sharding() == 'FSDP' and os.environ.get('FSDP_VERSION') != '2': raise CaiError('of FSDP only version 2 keeps a role in parameters of its own', 'set fsdp_version: 2 in the accelerate config, as in data/accelerate/fsdp.yaml')
     if batch_size % size: raise CaiError(f'{size} processes can not share a batch of {batch_size}', f'choose a batch_size that {size} divides')
     half = roles.half or (not cpu and roles.base.dtype == torch.bfloat16)
     steps = math.ceil(n_rows / batch_size) * epochs
@@ -98,14 +103,14 @@ def trainer_settings(roles: Roles, *, epochs, lr, batch_size, seed, output_dir, 
                 train_sampling_strategy='group_by_length', dataloader_pin_memory=not cpu, ddp_find_unused_parameters=False)
 
 # %% ../nbs/07_sft.ipynb #fbd1741e
-def run_trainer(trainer, on_progress: Callable[[int, int], None] | None) -> list[dict]:
+def run_trainer(trainer, on_progress: Callable[[int, int], None] | None, resume: Path | None = None) -> list[dict]:
     "Train without a word on the screen; -> the log, one dict for each logged step. Raises `CaiError` if weights stop being numbers"
     from transformers import PrinterCallback, ProgressCallback, TrainerCallback
     class Report(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             if on_progress: on_progress(state.global_step, state.max_steps)
     trainer.remove_callback(PrinterCallback); trainer.remove_callback(ProgressCallback); trainer.add_callback(Report())
-    trainer.train()
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     bad = [n for n, p in trainer.model.named_parameters() if p.requires_grad and not p.isfinite().all()]
     if bad: raise CaiError(f'training diverged: {len(bad)} tensors hold values that are no numbers', 'use a lower learning rate')
     names = {'loss': 'loss', 'learning_rate': 'lr', 'grad_norm': 'grad_norm', 'mean_token_accuracy': 'token_accuracy',
@@ -152,5 +157,7 @@ def _make_sft(roles, params, examples, max_length, settings):
     from trl import SFTConfig
     opt = torch.optim.AdamW(params, lr=settings['learning_rate'], weight_decay=0.)
     with keep_float32([p for r in roles.names for p in roles.params(r)]):
-        return _sft_trainer()(model=roles.model, args=SFTConfig(**settings, max_length=max_length, completion_only_loss=True),
-                              train_dataset=Dataset.from_list(examples), processing_class=roles.tokenizer, optimizers=(opt, None))
+        trainer = _sft_trainer()(model=roles.model, args=SFTConfig(**settings, max_length=max_length, completion_only_loss=True),
+                                 train_dataset=Dataset.from_list(examples), processing_class=roles.tokenizer)
+    trainer.optimizer = opt
+    return trainer

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cai_repro.alternatives import GroupConfig, sample_means, train_dpo, train_rl
-from cai_repro.core import resource_path
+from cai_repro.core import CaiError, resource_path
 from cai_repro.models import Roles, load_base, quiet, tiny_model
 
 ROWS = [{"prompt": f"is it {w}?"} for w in ("a hat", "red", "so", "me")]
@@ -64,6 +64,40 @@ def test_killed(folder, method, tmp_path):
     steady = lambda rows: [{k: v for k, v in r.items() if k != "seconds"} for r in rows]
     assert steady(log) == steady(want) == steady(map(json.loads, (tmp_path/"log.jsonl").read_text().splitlines()))
     assert same(bits(roles), bits(other))
+
+LONGER = {m: s | (dict(epochs=2) if m == "dpo" else dict(steps=3, epochs=2)) for m, s in SETTINGS.items()}   # DPO: three gradient steps a pass
+
+@pytest.mark.parametrize("method, at", [("rloo", 2), ("grpo", 2), ("dpo", 3), ("dpo", 4), ("dpo", 5)])
+def test_goes_on_where_it_was_killed(folder, method, at, tmp_path):
+    "In step `at`: what comes out is what an unbroken training gives, to the last bit; DPO within a pass, at its end, and within the second"
+    class Killed(BaseException): pass
+    steady, seen = (lambda rows: [{k: v for k, v in r.items() if k != "seconds"} for r in rows]), []
+    def die(done, total):
+        if done == at: raise Killed
+    whole, half = make(folder), make(folder)
+    want = train_rl(method, whole, ROWS, PAIRS, LONGER[method])
+    with pytest.raises(Killed): train_rl(method, half, ROWS, PAIRS, LONGER[method], checkpoint=tmp_path/"state", every=1, on_progress=die)
+    assert [p.name for p in (tmp_path/"state").iterdir()] == [f"step-{at - 1:06d}"] and half.names == ["sl", "pm"]
+    (tmp_path/"state"/".new").mkdir(); (tmp_path/"state"/".new"/"learned.safetensors").write_bytes(b"half of it")   # as a kill while writing leaves it
+    torch.rand(7)                                                                               # another process would not be at this random state
+    log = train_rl(method, half, ROWS, PAIRS, LONGER[method], checkpoint=tmp_path/"state", every=1, on_progress=lambda done, total: seen.append(done))
+    assert steady(log) == steady(want) and same(bits(half), bits(whole)) and seen[0] == at - 1 and len(seen) == len(set(seen))
+    last = [p.name for p in (tmp_path/"state").iterdir()]
+    again = make(folder)
+    assert steady(train_rl(method, again, ROWS, PAIRS, LONGER[method], checkpoint=tmp_path/"state")) == steady(want) and same(bits(again), bits(whole))   # finished: nothing is left to do
+    assert [p.name for p in (tmp_path/"state").iterdir()] == last
+    with pytest.raises(CaiError, match="belongs to another training: lr was"): train_rl(method, make(folder), ROWS, PAIRS, LONGER[method] | dict(lr=1e-4), checkpoint=tmp_path/"state")
+    file = tmp_path/"state"/last[0]/"learned.safetensors"; file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(CaiError, match="damaged"): train_rl(method, make(folder), ROWS, PAIRS, LONGER[method], checkpoint=tmp_path/"state")
+
+def test_what_can_not_be_kept(folder, monkeypatch, tmp_path):
+    for method in ("rloo", "dpo"):
+        with pytest.raises(CaiError, match="every=0"): train_rl(method, make(folder), ROWS, PAIRS, SETTINGS[method], checkpoint=tmp_path/"state", every=0)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")                                           # a base in pieces
+    for method in ("ppo", "rloo", "grpo", "dpo"):
+        with pytest.raises(CaiError, match=f"{method.upper()} can not run under FSDP.*") as e: train_rl(method, None, ROWS, PAIRS)
+        assert "ddp.yaml" in e.value.remedy
+    assert not (tmp_path/"state").exists()
 
 def test_real_stop_strings(folder):
     "Without `newline_stops` a response may hold line breaks; it ends where the next speaker begins"

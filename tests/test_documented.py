@@ -56,6 +56,7 @@ INSTEAD = { # what is documented -> what is run, a test that runs it, or why not
     "tensorboard --logdir runs/7b-board --port 6006": Other("looks at what --tensorboard wrote, where TensorBoard is installed"),
     "ssh -L 6006:localhost:6006 you@machine": Other("leads a port to another machine"),
     "accelerate launch --config_file data/accelerate/ddp.yaml --num_processes 2 .venv/bin/cai run --recipe rtx-24gb-7b --out runs/7b": See("tests/test_processes.py::test_launch_file_is_understood"),
+    "accelerate launch --config_file data/accelerate/fsdp.yaml --num_processes 2 mine.py": See("tests/test_processes.py::test_a_base_in_pieces_learns_the_same"),
 }
 
 def cells(path: Path, kind: str) -> list[str]:

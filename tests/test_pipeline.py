@@ -332,8 +332,32 @@ def test_the_last_step_by_another_method(method, recipe, whole, tmp_path):
     metrics = run(mine, tmp_path/"run", progress=pipeline.PlainProgress(said.append))
     assert [s.split("  ")[-1] == "kept" for s in said] == [True]*7 + [False]*3 and f"RL-CAI: {method.upper()}" in said[7], said
     log = JsonlStore(tmp_path/"run"/"ppo"/"log.jsonl").rows(); assert log and {"pm_score", "kl", "gold_harmless"} <= set(log[0]) and not any("second" in k for k in log[0])
+    assert {p.name for p in (tmp_path/"run"/"ppo").iterdir()} == {"policy", "log.jsonl"}          # no checkpoint stays
     assert (tmp_path/"run"/"ppo"/"policy"/"adapter_model.safetensors").read_bytes() != (whole[0]/"ppo"/"policy"/"adapter_model.safetensors").read_bytes()
     assert set(metrics["models"]) == {"helpful", "sl_cai", "rl_cai"} and f"rl={method!r}" in json.loads((tmp_path/"run"/"run.json").read_text())["command"]
+
+@pytest.mark.parametrize("method", ["rloo", "dpo"])
+def test_killed_in_another_method_continues_there(method, recipe, whole, tmp_path):
+    "In the third step; the bytes are those of an unbroken run, and no checkpoint stays"
+    import shutil
+    mine = replace(recipe, rl=method, alternative={"group": 2, "steps": 4} if method == "rloo" else {"batch_size": 4}); outs, seen = [tmp_path/"unbroken", tmp_path/"killed"], []
+    for out in outs: shutil.copytree(whole[0], out)
+    run(mine, outs[0], until="ppo")
+    class Kill(pipeline.PlainProgress):
+        def start(self, stage): return self.tick if stage.name == "ppo" else lambda done, total: None
+        def tick(self, done, total):
+            if done == 3: raise KeyboardInterrupt
+    class Watch(Kill):
+        def tick(self, done, total): seen.append(done)
+    with pytest.raises(KeyboardInterrupt): run(mine, outs[1], until="ppo", progress=Kill(lambda s: None))
+    assert [p.name for p in (outs[1]/"ppo"/"checkpoint").iterdir()] == ["step-000002"]
+    run(mine, outs[1], until="ppo", progress=Watch(lambda s: None))
+    assert seen[:2] == [2, 3] and files(outs[1]) == files(outs[0])
+
+def test_a_base_in_pieces_is_refused(recipe, monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(CaiError, match="cai run can not run under DeepSpeed"): run(recipe, tmp_path/"run")
+    assert not (tmp_path/"run").exists()
 
 @pytest.mark.parametrize("change, says", [({"rl": "sarsa"}, "use ppo, rloo"), ({"rl": "rloo", "alternative": {"beta": .1}}, "no setting beta"), ({"rl": "grpo", "alternative": {"group": 3}}, "no multiple of group")])
 def test_a_method_that_can_not_work_is_refused(change, says, recipe, tmp_path):
