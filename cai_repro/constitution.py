@@ -183,7 +183,10 @@ def _official_folder(folder: Path) -> Path:
 
 def load_constitution(name_or_path: str | Path # "harmlessness", "pocket", a YAML file, or a folder with the paper's released files
                      ) -> Constitution:
-    "Read and check a constitution; one `CaiError` lists every problem with file and line"
+    """Read and check a constitution; one `CaiError` lists every problem with file and line
+
+    A YAML file has `name`, `description`, and the lists `sl` and `rl`. A principle has an `id` that no other of the file has, and `harms`, a list of your own words;
+    in `sl` also `critique_request` and `revision_request`, in `rl` also `choice`."""
     path = Path(name_or_path)
     if not path.exists() and re.fullmatch(r"[\w-]+", str(name_or_path)):
         try: path = resource_path(f"constitutions/{name_or_path}.yaml")

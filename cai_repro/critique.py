@@ -6,13 +6,14 @@
 from __future__ import annotations
 import difflib, html, json, re
 from dataclasses import dataclass, field, asdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from .core import CaiError, atomic_write, derive_seed, everyone, fingerprint, once, world
 
 # %% auto #0
 __all__ = ['LABELS', 'defuse', 'dialogue_text', 'critique_prompt', 'revision_prompt', 'direct_prompt', 'few_shot_prefix', 'Step',
-           'Chain', 'mark_changes', 'run_chunks', 'over_long', 'left_out', 'dialogues_over_long', 'numbered', 'revise',
-           'found_nothing', 'revision_stats']
+           'Chain', 'mark_changes', 'run_chunks', 'over_long', 'left_out', 'dialogues_over_long', 'numbered', 'loaded',
+           'revise', 'found_nothing', 'revision_stats']
 
 # %% ../nbs/06_critique.ipynb #a0f5ccce
 LABELS = ("Human", "Assistant", "H", "A", "CritiqueRequest", "Critique", "RevisionRequest", "Revision",
@@ -214,9 +215,17 @@ def dialogues_over_long(engine, rows: list[dict], constitution, *, responses: li
 
 # %% ../nbs/06_critique.ipynb #number01
 def numbered(rows: Sequence[dict | str]) -> list[dict]:
-    "Rows that each have an id: a prompt alone becomes a row, and a row without an id is called by its number"
+    "Rows that each have an id: a prompt alone becomes a row, and a row without an id is called by its number. `CaiError` for what is no list, and for a row without a prompt"
+    if isinstance(rows, (str, Mapping)): raise CaiError(f"one {'text' if isinstance(rows, str) else 'row'} where a list of them is needed", "put it in brackets: [...]")
     rows = [{"prompt": r} if isinstance(r, str) else r for r in rows]
+    if odd := [i for i, r in enumerate(rows) if not isinstance(r, Mapping) or "prompt" not in r]:
+        raise CaiError(f"row {odd[0]} has no prompt: {str(rows[odd[0]])[:60]}", "a row is a dictionary with the key 'prompt'")
     return [r if "id" in r else {"id": str(i), **r} for i, r in enumerate(rows)]
+
+def loaded(constitution=None, *engines) -> None:
+    "`CaiError` if one of them is still a name or a path"
+    for given, opens in ((constitution, "load_constitution"), *((e, "open_engine") for e in engines)):
+        if isinstance(given, (str, Path)): raise CaiError(f"{str(given)!r} is a name, and nothing is loaded yet", f"pass what {opens} makes of it")
 
 # %% ../nbs/06_critique.ipynb #d7dc0117
 def _talks(engine, chains: list[Chain]) -> list[list[Chain]]:
@@ -238,8 +247,8 @@ def revise(engine,                                # critic: has `.generate` (cha
            too_long: str = "error",               # dialogues that may not fit: "error", or "leave out" (`left_out`)
            store=None,                            # `JsonlStore` for resumable runs
            on_progress: Callable[[int, int], None] | None = None) -> list[Chain]:
-    "Chains of `n_revisions` critique-revision rounds for all `rows` (paper section 3.1). Raises CaiError without a source of first responses, and for dialogues that are too long."
-    rows = numbered(rows)
+    "Chains of `n_revisions` critique-revision rounds for all `rows` (paper section 3.1). Raises CaiError without a source of first responses, for dialogues that are too long, and for names where what they name is needed."
+    loaded(constitution, engine, responder); rows = numbered(rows)
     if odd := [r["id"] for r in rows if not isinstance(r["prompt"], str)]:
         raise CaiError(f"the prompt of {odd[0]!r} is not a text", remedy="revise takes one human turn per row, as a string")
     if responses is None and responder is None:

@@ -8,7 +8,7 @@ import html, random, re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from .core import CaiError, Dialogue, derive_seed
-from .critique import _BLANK, _BREAK, _table, _unclosed, defuse, dialogue_text, left_out, numbered, over_long, run_chunks
+from .critique import _BLANK, _BREAK, _table, _unclosed, defuse, dialogue_text, left_out, loaded, numbered, over_long, run_chunks
 if TYPE_CHECKING: import numpy as np                       # imported where it is used: `cai --help` need not wait for it
 
 # %% auto #0
@@ -169,13 +169,16 @@ def label_pairs(engine,                           # feedback model: has `.choose
                 store=None,                       # `JsonlStore` for resumable runs
                 on_progress: Callable[[int, int], None] | None = None) -> list[dict]:
     """Each pair with `p_a` (target probability that `a` is better), `principle_ids`, `order_logprobs`, `disagreement`, and `cot` texts if any.
+    Raises `CaiError` for pairs that lack a text or are too long, and for settings that cannot work.
 
     Swapping `a` and `b` of a pair turns `p_a` into `1 - p_a` for any engine that answers one prompt always alike (paper section 4.1, 4.3).
     """
+    loaded(constitution, engine)
     if ensemble < 1: raise CaiError(f"ensemble={ensemble}", remedy="a label needs at least one principle")
     clamp = clamp or ((.4, .6) if cot else None)
     if clamp: clamp_probability(.5, *clamp)
     pairs = numbered(pairs)
+    if odd := [x for x in pairs if not all(isinstance(x.get(k), str) for k in "ab")]: raise CaiError(f"pair {odd[0]['id']!r} lacks a text `a` or `b`", remedy="a pair is {'prompt': ..., 'a': ..., 'b': ...}; rename `chosen` and `rejected`")
     settings = dict(seed=seed, ensemble=ensemble, both_orders=both_orders, few_shot=few_shot, cot=cot, clamp=clamp, hard=hard,
                     max_new_tokens=max_new_tokens, temperature=temperature, constitution=getattr(constitution, "sha256", ""))
     prefixes = [(cot_prefix if cot else choice_prefix)(constitution, derive_seed(seed, "feedback", c), n=few_shot) for c in range(-(-len(pairs)//chunk))]

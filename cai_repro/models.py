@@ -122,7 +122,7 @@ def _read(path, **kwargs):
         return AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, use_safetensors=True, **kwargs), tokenizer
     except (OSError, ValueError, KeyError, ImportError) as e:
         raise CaiError(f'no model could be loaded from {path}: {str(e).strip().splitlines()[0]}',
-                       'give a folder with config.json, tokenizer files and *.safetensors weights, or a Hub model id') from e
+                       'give a folder with config.json, tokenizer files and *.safetensors weights, or a Hub model id; the shipped model is resource_path("data/pocket/base")') from e
 
 def load_base(path: str | Path,                         # a folder, or a model id on the Hugging Face Hub
               quantize: str | None = None,              # None or 'nf4'
@@ -418,7 +418,7 @@ def load(self: Roles, role: str, folder: str | Path) -> 'Roles':
         cfg, weights = LoraConfig.from_pretrained(str(folder)), load_file(folder/'adapter_model.safetensors')
         head = load_file(folder/'head.safetensors') if (folder/'head.safetensors').exists() else None
     except Exception as e:
-        raise CaiError(f'{folder} holds no readable adapter: {str(e).splitlines()[0]}', 'delete the folder and make it again') from e
+        raise CaiError(f'{folder} holds no readable adapter: {str(e).splitlines()[0]}', 'give a folder with adapter_config.json and adapter_model.safetensors; if a run left a damaged one, remove it and give the command of that run again') from e
     cfg.inference_mode = False; self._inject(role, cfg, seed=0)
     try:
         with quiet(): res = set_peft_model_state_dict(self.model, weights, adapter_name=role)

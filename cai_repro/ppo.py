@@ -485,10 +485,11 @@ def encode_prompts(
     rows:list[dict], # with "prompt"
     room:int, # tokens to keep free for the response
 ) -> list[list[int]]:
-    "Prompts as dialogue tokens. Raises `CaiError` if there are none, or if one leaves no room for a response."
+    "Prompts as dialogue tokens. Raises `CaiError` if there are none, if they are no rows, or if one leaves no room for a response."
     from cai_repro.critique import dialogue_text
     from cai_repro.models import encode, opening
     if not rows: raise CaiError('PPO got no prompts', remedy='pass at least one row with a "prompt"')
+    if any(isinstance(r, str) for r in rows): raise CaiError('PPO got prompts as texts', remedy='pass rows: [{"prompt": p} for p in prompts]')
     first = opening(roles.tokenizer)
     ids = [first + encode(roles.tokenizer, dialogue_text(r['prompt'])) for r in rows]
     limit = getattr(roles.model.config, 'max_position_embeddings', None) or 10**9

@@ -30,8 +30,8 @@ def tokenize_pairs(tokenizer,
                    max_length: int = 256,  # tokens
                   ) -> tuple[list[dict], list[int]]: # (examples, numbers of the pairs left out as too long)
     "Examples with `chosen_ids` (a), `rejected_ids` (b) and `p_chosen`; raises `CaiError` for a label that is no probability"
-    bad = [i for i, r in enumerate(rows) if r['p_a'] is None or not 0 <= r['p_a'] <= 1]
-    if bad: raise CaiError(f'pair {bad[0]}: p_a={rows[bad[0]]["p_a"]} is no probability', 'labels go from 0 to 1')
+    bad = [i for i, r in enumerate(rows) if (p := r.get('p_a')) is None or isinstance(p, str) or not 0 <= p <= 1]
+    if bad: raise CaiError(f'pair {bad[0]}: p_a={rows[bad[0]].get("p_a")!r} is no probability', 'labels go from 0 to 1, as `label_pairs` writes them; leave out pairs that have none')
     sides = [tokenize_responses(tokenizer, [r['prompt'] for r in rows], [r[k] for r in rows]) for k in 'ab']
     lost = [i for i, (a, b) in enumerate(zip(*sides)) if max(len(a), len(b)) > max_length]
     out = set(lost)
@@ -114,8 +114,10 @@ def score_responses(roles: Roles, role: str,
                     prompts: list[str], responses: list[str], # a dialogue (one human turn) and a response each
                     *, batch_size: int = 128,
                    ) -> np.ndarray:                           # (n,) float
-    "The preference model's score of each response, read at its end-of-text token"
+    "The preference model's score of each response, read at its end-of-text token. `CaiError` for a role without a head, and for lists of different lengths"
     if role not in roles.heads: raise CaiError(f'role {role!r} has no head', f'add it with `roles.add({role!r}, head=True)`')
+    if isinstance(prompts, str) or isinstance(responses, str) or len(prompts) != len(responses):
+        raise CaiError('prompts and responses do not go together', 'pass two lists, a prompt and a response each in the same order')
     rows, out = tokenize_responses(roles.tokenizer, prompts, responses) if prompts else [], np.zeros(len(prompts))
     order, pad = sorted(range(len(rows)), key=lambda i: len(rows[i])), roles.tokenizer.pad_token_id
     with roles.folded(role), torch.inference_mode():

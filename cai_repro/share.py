@@ -107,6 +107,7 @@ def run_datasets(folder: str|Path,          # a finished run
                  *, origins: Sequence[str]=tuple(ORIGINS), # only rows whose texts come from here
                 ) -> dict[str, Dataset]:     # sft, preference, prompts; with `conversational` also messages: sft as whole conversations
     "The data of a run in TRL's standard columns. `CaiError` if the run is not finished, or for an unknown origin."
+    origins = [origins] if isinstance(origins, str) else origins
     if bad := set(origins) - set(ORIGINS): raise CaiError(f"unknown origin {', '.join(sorted(bad))}", "there are: " + ", ".join(ORIGINS))
     run, *_ = finished_run(folder)
     rows = {"sft": sft_rows(run, conversational), "preference": preference_rows(run, conversational), "prompts": prompt_rows(run, conversational)}
@@ -131,6 +132,7 @@ def write_sets(data: dict[str, Dataset], folder: str|Path) -> list[dict]: # `con
 def save_datasets(data: dict[str, Dataset], folder: str|Path) -> Path:
     "Write data sets so that `datasets.load_dataset(folder, NAME)` reads them"
     from huggingface_hub import DatasetCardData
+    if not isinstance(data, dict): raise CaiError("save_datasets takes several sets by name", 'pass a dictionary: {"preference": data}')
     atomic_write(Path(folder)/"README.md", f"---\n{DatasetCardData(configs=write_sets(data, folder)).to_yaml()}\n---\n")
     return Path(folder)
 
@@ -511,8 +513,8 @@ def upload(api, repo: str, parts: dict[str, Path], private: bool=False) -> list[
     return urls
 
 def push_run(folder: str|Path, repo: str, *, what: Sequence[str]=WHAT, private: bool=False, dry_run: bool=False, say: Callable[[str], None]=print, **how) -> list[str]: # addresses; none of a dry run
-    "Write what is to be shared of a finished run and, unless `dry_run`, upload it. `how`: of `write_push`. `CaiError` says what to mend."
-    check_repo(repo)
+    "Write what is to be shared of a finished run and, unless `dry_run`, upload it. `how`: `out`, `plain`, `with_prompts`, `licence` of `write_push`. `CaiError` says what to mend."
+    check_repo(repo); what = what.split(",") if isinstance(what, str) else what
     if not what or set(what) - set(WHAT): raise CaiError(f"--what {','.join(what)}", "use adapters, data, or adapters,data")
     finished_run(folder)
     api = None if dry_run else logged_in(repo)

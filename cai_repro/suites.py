@@ -274,7 +274,8 @@ def evaluate_suite(engine,                     # has `.choose`, and `.generate` 
                    model: str="",              # what is evaluated: recorded, and a store of another model is refused
                    store: JsonlStore|None=None, on_progress: Callable[[int, int], None]|None=None) -> dict:
     "Accuracy with its interval, calibration, counts and all settings of one suite; `items` holds each row's probabilities"
-    from cai_repro.critique import run_chunks
+    from cai_repro.critique import loaded, run_chunks
+    loaded(None, engine)
     how = {"few_shot": few_shot, "cot": cot, "samples": samples, "seed": seed}
     if limit is not None and limit < 1: raise CaiError(f"limit={limit}", "ask at least one row, or leave the limit out")
     asked, prefix, counts = plan_suite(name, rows=rows, **how)

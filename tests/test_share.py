@@ -40,7 +40,7 @@ def test_examples(root, mirror, monkeypatch, capsys):
     monkeypatch.setenv("CAI_REPRO_MIRROR", str(mirror)); monkeypatch.chdir(root/"nbs")
     cells = ["".join(c["source"]) for c in json.loads((root/"nbs"/"18_share.ipynb").read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
     shown = [c for c in cells if re.search(r"^# example: ", c, re.M)]; ready = next(c for c in cells if "model, helpful = " in c)
-    assert len(shown) == 6 and all(len([l for l in c.splitlines() if not l.startswith("#")]) <= 5 for c in shown)
+    assert len(shown) == 7 and all(len([l for l in c.splitlines() if not l.startswith("#")]) <= 5 for c in shown)
     got = {}
     for c in [ready.replace("24)", "8)"), *shown]: exec(c, got)
     assert len(got["constitution"].sl) == 16 and [len(c.responses) for c in got["chains"]] == [5]*8 and all(0 < r["p_a"] < 1 for r in got["labels"])
