@@ -1075,7 +1075,7 @@ def doctor_command(ctx: typer.Context, debug: bool = DEBUG) -> None:
 def claims_command(ctx: typer.Context, only: str = typer.Option(None, "--only", metavar="C5,C7", help="Only these claims.  [default: all 25]"),
                    seeds: int = typer.Option(5, "--seeds", min=1, metavar="N", help="How many seeds."),
                    seed: int = typer.Option(0, "--seed", min=0, help="The first of them."),
-                   quick: bool = typer.Option(False, "--quick", help="One seed, fewer prompts and steps, no other model sizes: about half an hour."),
+                   quick: bool = typer.Option(False, "--quick", help="One seed (see --seed), half the prompts or fewer, fewer steps, no other model sizes; kept apart, in DIR/quick."),
                    out: Path = typer.Option(Path("runs/claims"), "--out", metavar="DIR", help="Folder for runs, measurements, claims.json and claims.html."), debug: bool = DEBUG) -> None:
     """Measure what the paper says it found, and say what holds.
 
@@ -1198,7 +1198,7 @@ def push_command(ctx: typer.Context, run: Path = typer.Argument(..., metavar="RU
         if not dry_run: os.environ.setdefault("HF_HUB_OFFLINE", "0")
         quiet()
         from cai_repro.share import push_run
-        push_run(run, repo, what=[w.strip() for w in what.split(",") if w.strip()], private=private, dry_run=dry_run, plain=plain, with_prompts=with_prompts, licence=licence, out=out, say=lambda text: typer.echo(clean(text)))
+        push_run(run, repo, what=what, private=private, dry_run=dry_run, plain=plain, with_prompts=with_prompts, licence=licence, out=out, say=lambda text: typer.echo(clean(text)))
 
 # %% ../nbs/14_pipeline.ipynb #pgcmd002
 @app.command("playground")

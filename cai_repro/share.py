@@ -514,7 +514,7 @@ def upload(api, repo: str, parts: dict[str, Path], private: bool=False) -> list[
 
 def push_run(folder: str|Path, repo: str, *, what: Sequence[str]=WHAT, private: bool=False, dry_run: bool=False, say: Callable[[str], None]=print, **how) -> list[str]: # addresses; none of a dry run
     "Write what is to be shared of a finished run and, unless `dry_run`, upload it. `how`: `out`, `plain`, `with_prompts`, `licence` of `write_push`. `CaiError` says what to mend."
-    check_repo(repo); what = what.split(",") if isinstance(what, str) else what
+    check_repo(repo); what = [w.strip() for w in what.split(",") if w.strip()] if isinstance(what, str) else what
     if not what or set(what) - set(WHAT): raise CaiError(f"--what {','.join(what)}", "use adapters, data, or adapters,data")
     finished_run(folder)
     api = None if dry_run else logged_in(repo)
