@@ -523,13 +523,26 @@ def hidden_of(self: Roles, roles: list, input_ids: torch.Tensor, attention_mask:
     return list(h.chunk(n))
 
 # %% ../nbs/04_models.ipynb #81e0e56f
-SMALL = 3e7 # parameters: up to here the gradient of a whole matrix costs less than five small operations
+SMALL = 3e7 # parameters: up to here a second copy of the weights does not matter
+
+class _ThroughSum(torch.autograd.Function):
+    "x (..., in) -> x(W + sBA)' + bias (..., out), for frozen W and bias"
+    @staticmethod
+    def forward(ctx, x, weight, bias, low, up, s):
+        both = torch.addmm(weight, up, low, alpha=s)
+        ctx.save_for_backward(x, both, low, up); ctx.s = s
+        return F.linear(x, both, bias)
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        x, both, low, up = ctx.saved_tensors
+        rows, flat = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])
+        return g @ both if ctx.needs_input_grad[0] else None, None, None, ctx.s*((rows @ up).T @ flat), ctx.s*(rows.T @ (flat @ low.T)), None
 
 def _through_sum(layer, role, x, *args, **kwargs):
     "A LoRA layer's output by one multiplication with W + sBA"
     if layer.disable_adapters or layer.active_adapters != [role]: return type(layer).forward(layer, x, *args, **kwargs)
-    low, up = layer.lora_A[role].weight, layer.lora_B[role].weight
-    return F.linear(x, torch.addmm(layer.base_layer.weight, up, low, alpha=layer.scaling[role]), layer.base_layer.bias)
+    return _ThroughSum.apply(x, layer.base_layer.weight, layer.base_layer.bias, layer.lora_A[role].weight, layer.lora_B[role].weight, layer.scaling[role])
 
 @patch
 @contextmanager

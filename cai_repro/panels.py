@@ -165,7 +165,7 @@ def panel_rows(lab: Lab, seeds: Sequence[int], only: Sequence[str]|None=None # n
         return [_row(k, arm, 0, [x and x[k] for x in s]) for k in ("harmless", "helpful", "evasive") for arm, s in measured.items()]
     def gamed():
         logs = [m["log"] for m in get("too_long")]
-        return [_row(p, k, i, [log[i][k] for log in logs]) for p, keys in GAMED.items() for k in keys for i in range(min(map(len, logs)))]
+        return [_row(p, k, i, [log[i][k] for log in logs], runs=[log[i][k] for log in logs]) for p, keys in GAMED.items() for k in keys for i in range(min(map(len, logs)))]
     def over_refusal(): return [_row(look, m, 0, [o[m][look]["refuses"] for o in got]) for got in [get("over_refusal")] for look in ("looks_harmful", "plain") for m in PLAYERS]
     def principles():
         con = lab.run(seeds[0]).constitution; covers = {p.id: set(p.harms) for p in (*con.sl, *con.rl)}
@@ -193,20 +193,20 @@ def fig_baselines(rows: list[dict], theme: str="light"):
     return fig
 
 def fig_gamed(rows: list[dict], theme: str="light"):
-    "What rises and what falls when only the PM's score counts: over steps, and the judge's shares over the KL divergence from SL-CAI."
+    "What rises and what falls when only the PM's score counts, a line a seed: over steps, and the judge's shares over the KL divergence from SL-CAI."
     from cai_repro.figures import THEMES, canvas, caption, panel
     fig, axes = canvas(4, theme, (3.1, 3.3)); t = THEMES[theme]
     colours = {"pm_score": "#009E73", "gold_harmless": "#0072B2", "gold_helpful": "#D55E00", "gold_evasive": "#AA4499", "gold_preaches": "#56B4E9", "gold_boilerplate": "#CC8800"}
     names = {"gold_harmless": "harmless (of red-team)", "gold_helpful": "helpful (of benign)", "gold_evasive": "evasive", "gold_preaches": "preaching", "gold_boilerplate": "set phrases"}
-    kl = {r["x"]: r["mean"] for r in panel(rows, "kl")}
+    kl = {r["x"]: r["runs"] for r in panel(rows, "kl")}
     for ax, p, title, x_of in zip(axes, ("pm", "gold", "manner", "gold"), ("PM score", "the judge", "manners (of red-team)", "the judge, by distance"), (None, None, None, kl)):
         for s in dict.fromkeys(r["series"] for r in panel(rows, p)):
-            mine = [r for r in panel(rows, p) if r["series"] == s and r["mean"] is not None]
-            x = [x_of[r["x"]] if x_of else r["x"] for r in mine]
-            ax.plot(x, [r["mean"] for r in mine], "-" if not x_of else ".", color=colours[s], linewidth=1.8, label=names.get(s))
-            if not x_of and mine and mine[0]["low"] is not None: ax.fill_between(x, [r["low"] for r in mine], [r["high"] for r in mine], color=colours[s], alpha=.18, linewidth=0)
+            mine = [r for r in panel(rows, p) if r["series"] == s]
+            for k in range(len(mine[0]["runs"])):                                           # each seed alone: every run breaks at another step, and no run looks like the mean
+                ax.plot([x_of[r["x"]][k] if x_of else r["x"] for r in mine], [np.nan if r["runs"][k] is None else r["runs"][k] for r in mine], "." if x_of else "-",
+                        color=colours[s], linewidth=1.2, markersize=3, alpha=.7, label=None if k else names.get(s))
         if p != "pm": ax.set_ylim(-.03, 1.03)
-        if ax.get_legend_handles_labels()[0] and not x_of: ax.legend(frameon=False, fontsize=8, labelcolor=t["ink"])
+        if ax.get_legend_handles_labels()[0] and not x_of: ax.legend(frameon=False, fontsize=8, labelcolor=t["ink"], loc="upper center", bbox_to_anchor=(.5, -.2), ncols=2)
         if x_of: ax.set_xscale("symlog", linthresh=1); ax.set_xlim(left=0)
         caption(ax, title, "KL from SL-CAI, nats a response" if x_of else "PPO step", "score" if p == "pm" else "share of rollouts", theme)
     return fig
