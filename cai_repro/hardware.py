@@ -4,7 +4,7 @@
 
 # %% ../nbs/15_hardware.ipynb #e2b16384
 from __future__ import annotations
-import ast, json, os, re
+import ast, json, math, os, re
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from importlib.util import find_spec
@@ -13,14 +13,14 @@ from .constitution import _all_problems, _kind, _Reader
 from .core import CaiError, resource_path
 
 # %% auto #0
-__all__ = ['KINDS', 'DATA', 'NESTED', 'PLAIN', 'BLOCKS', 'LOGIT_BYTES', 'POCKET_TOKENS', 'BIG', 'CONTEXT', 'CARDS', 'USED',
-           'USED_BANDWIDTH', 'FREE', 'FORMULAS', 'definition', 'settings_of', 'fits', 'Sizes', 'Tokens', 'Hub',
-           'read_settings', 'parse_recipe', 'recipe_files', 'read_recipe', 'sizes', 'widths', 'matrices', 'count',
-           'lora_count', 'nf4_bytes', 'base_bytes', 'adam_bytes', 'kv_bytes', 'layer_bytes', 'activation_bytes',
-           'setting', 'lengths', 'model_sizes', 'saves', 'memory', 'fullest', 'forward_flops', 'train_flops', 'Work',
-           'work', 'Card', 'this_cpu', 'find_card', 'card_of', 'card_for', 'seconds', 'gb', 'clock', 'memory_table',
-           'work_table', 'plan_parts', 'Check', 'cached_config', 'cache_folder', 'free_gb', 'hub_checks', 'own_enough',
-           'recipe_checks', 'library_checks', 'nf4_check', 'machine_checks', 'fitting']
+__all__ = ['KINDS', 'DATA', 'NESTED', 'PLAIN', 'NOT_ZERO', 'CHOICES', 'BLOCKS', 'LOGIT_BYTES', 'POCKET_TOKENS', 'BIG', 'CONTEXT',
+           'CARDS', 'USED', 'USED_BANDWIDTH', 'FREE', 'FORMULAS', 'definition', 'settings_of', 'fits', 'Sizes',
+           'Tokens', 'Hub', 'read_settings', 'parse_recipe', 'recipe_files', 'read_recipe', 'sizes', 'widths',
+           'matrices', 'count', 'lora_count', 'nf4_bytes', 'base_bytes', 'adam_bytes', 'kv_bytes', 'layer_bytes',
+           'activation_bytes', 'setting', 'lengths', 'model_sizes', 'saves', 'memory', 'fullest', 'forward_flops',
+           'train_flops', 'Work', 'work', 'Card', 'this_cpu', 'find_card', 'card_of', 'card_for', 'seconds', 'gb',
+           'clock', 'memory_table', 'work_table', 'plan_parts', 'Check', 'cached_config', 'cache_folder', 'free_gb',
+           'hub_checks', 'own_enough', 'recipe_checks', 'library_checks', 'nf4_check', 'machine_checks', 'fitting']
 
 # %% ../nbs/15_hardware.ipynb #ca3754aa
 @lru_cache
@@ -89,19 +89,26 @@ NESTED = {"prompts": ("pipeline", "COUNTS"), "answers": ("evaluate", "sample_res
           "hub": ("hardware", "Hub"), "model": ("hardware", "Sizes"), "tokens": ("hardware", "Tokens")}
 PLAIN = {"str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false", "None": "null", "dict": "a mapping", "tuple": "a list"}
 
+NOT_ZERO = ("batch_size", "max_new_tokens", "max_length", "chunk", "ensemble", "epochs", "lr", "value_lr", "clip", "max_grad_norm", "minibatch", "microbatch", "rollouts_per_step", "group", "kl_limit", "kl_target")
+CHOICES = {"rl": ("ppo", "rloo", "grpo", "dpo"), "targets": ("final", "all"), "quantize": ("nf4",)}
+
 def read_settings(reader: _Reader, node, where: str, known: dict[str, tuple[str, bool]]) -> dict:
-    "The values of a mapping; what is unknown, missing, negative or of another type is noted with its line"
+    "The values of a mapping; what is unknown, missing, negative, zero where nothing would be done, no number or of another type is noted with its line"
     import yaml
     got, out = reader.mapping(node, where, [k for k, (_, must) in known.items() if must], [k for k, (_, must) in known.items() if not must]), {}
     for key, n in got.items():
         if key in NESTED and n.id == "mapping": out[key] = read_settings(reader, n, f"{key!r}", settings_of(*NESTED[key])); continue
         if key == "data" and n.id == "mapping": out[key] = read_settings(reader, n, "'data'", {k: ("str", True) for k in DATA}); continue
-        out[key] = value = yaml.SafeLoader("").construct_object(n, deep=True)
+        try: out[key] = value = yaml.SafeLoader("").construct_object(n, deep=True)
+        except (yaml.YAMLError, ValueError) as e: reader.note(n, f"{key!r} can not be read: {getattr(e, 'problem', None) or e}", "write a plain value; a text that YAML takes for something else goes in quotes"); continue
         names = [k.split("[")[0].strip() for k in known[key][0].split("|")]
         if not fits(value, known[key][0]):
             remedy = f"write {' or '.join(PLAIN[k] for k in names if k in PLAIN)}" + (", with a point: 2.0e-4, not 2e-4" if "float" in names and n.id == "scalar" and "e" in n.value else "")
             reader.note(n, f"{key!r} is a {_kind(n)}", remedy)
+        elif isinstance(value, float) and not math.isfinite(value): reader.note(n, f"{key!r} is {value}", "write a number")
         elif isinstance(value, (int, float)) and value < 0: reader.note(n, f"{key!r} is {value}", "no setting is below zero")
+        elif isinstance(value, str) and value not in CHOICES.get(key, (value,)): reader.note(n, f"{key!r} is {value!r}", f"use {' or '.join(CHOICES[key])}")
+        elif key in NOT_ZERO and not isinstance(value, bool) and value == 0: reader.note(n, f"{key!r} is 0", "it must be above zero")
     return out
 
 # %% ../nbs/15_hardware.ipynb #ea66f954
@@ -115,7 +122,7 @@ def parse_recipe(data: str|bytes, source: str="recipe.yaml") -> dict:
     else:
         if node is None: reader.note(1, "the file is empty", "begin with `name: ...`; data/recipes/t4-1.5b.yaml is an example")
         else: out = read_settings(reader, node, "the recipe", settings_of("pipeline", "Recipe"))
-    if not re.fullmatch(r"\w[\w.-]*", out.get("name", "x")): reader.note(1, f"the name {out['name']!r} can not be a folder's", "use letters, digits, `.`, `_` and `-`")
+    if isinstance(out.get("name"), str) and not re.fullmatch(r"\w[\w.-]*", out["name"]): reader.note(1, f"the name {out['name']!r} can not be a folder's", "use letters, digits, `.`, `_` and `-`")
     if reader.problems: raise _all_problems(reader)
     return out
 
@@ -136,6 +143,8 @@ def sizes(config: dict) -> Sizes:
     "`Sizes` from the contents of a `config.json` (or of a recipe's `model`); `CaiError` for a kind of model not counted here"
     if config.get("model_type") not in BLOCKS:
         raise CaiError(f"model_type {config.get('model_type')!r} can not be planned for", f"known are {', '.join(BLOCKS)}: add its layers to chapter 15")
+    if lacks := [f.name for f in fields(Sizes) if f.name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size") and f.name not in config]:
+        raise CaiError(f"the model's config.json says nothing of {', '.join(lacks)}", "give the one that belongs to the weights")
     return Sizes(**{"num_key_value_heads": config["num_attention_heads"], "tie_word_embeddings": False} | {f.name: config[f.name] for f in fields(Sizes) if f.name in config})
 
 def widths(s: Sizes) -> tuple[int, int, int]:
@@ -270,9 +279,9 @@ def work(recipe) -> list[Work]:
     get, n, t, B = (lambda *a: setting(recipe, *a)), (lambda k: setting(recipe, "prompts", k)), lengths(recipe), recipe.batch_size
     one, rounds, share = t.prompt + t.response, get("critique", "n_revisions"), t.response/(t.prompt + t.response)
     orders, told = 1 + get("feedback", "both_orders"), 2*t.request + t.critique + 2*t.response
-    chain = lambda rows: dict(read=rows*(one + rounds*2*t.request), written=rows*rounds*(t.critique + t.response), context=t.prompt + told/2, batch=min(rows, B))
+    chain = lambda rows: dict(read=rows*(one + rounds*2*t.request), written=rows*rounds*(t.critique + t.response), context=t.prompt + told/2, batch=max(1, min(rows, B)))
     pairs, sl = n("red_team_pairs") + min(n("contrast_pairs"), n("red_team")), n("red_team")*(rounds if recipe.targets == "all" else 1) + n("benign")
-    answers = lambda rows: dict(read=rows*t.prompt, written=rows*t.response, context=one/2, batch=min(rows, B))
+    answers = lambda rows: dict(read=rows*t.prompt, written=rows*t.response, context=one/2, batch=max(1, min(rows, B)))
     drawn = get("ppo", "steps")*get("ppo", "rollouts_per_step")
     stages = [Work("helpful-only SFT", trained=recipe.hub["helpful_rows"]*one, context=one/2, predicted=1)] if recipe.hub else []
     stages += [Work("helpful", **answers(n("red_team") + n("benign"))), Work("critique", **chain(n("red_team"))),
