@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Callable
 import torch
 from fastcore.basics import patch
-from .core import CaiError, derive_seed, whole_base_only, world
+from .core import CaiError, derive_seed, everyone, once, whole_base_only, world
 from .preference import labelled, soft_bt_loss
 from .ppo import Checkpoints, PPOConfig, adam, encode_prompts, judged, length_batches, observed, pack, pm_scores, prompt_stream, response_logprobs, settings_table, spoken, train_ppo, training_mark, unusable
 from .sft import above_zero, keep_float32, run_trainer, trainer_settings, training
@@ -117,7 +117,8 @@ class Scribe:
         from cai_repro.critique import dialogue_text
         from cai_repro.generate import LocalEngine
         self.method, self.roles, self.cfg, self.reference, self.pm = method, roles, cfg, reference, pm
-        self.log_path, self.on_progress, self.probe = log_path and Path(log_path), on_progress, probe
+        self.rank, self.size = world()
+        self.log_path, self.on_progress, self.probe = log_path and self.rank == 0 and Path(log_path), on_progress, probe   # the first process writes
         texts = [dialogue_text(r['prompt']) for r in rows]
         self.ids, self.asked = dict(zip(texts, prompt_ids)), {t: r['prompt'] for t, r in zip(texts, rows)}
         self.order = [texts[i] for _, index in zip(range(cfg.steps), prompt_stream(len(rows), cfg.rollouts_per_step//cfg.group, cfg.seed)) for i in index]
@@ -137,27 +138,32 @@ def resting(model):
 # %% ../nbs/11_alternatives.ipynb #f66fcd67
 @patch
 def draw(self:Scribe, prompt_ids:list[list[int]]) -> list[list[int]]:
-    "The responses of one step, as tokens."
-    self.began, self.logps = time.perf_counter(), {}
+    "The responses of one step, as tokens; of several processes, each its share of those that one would draw."
+    self.began, self.logps, n = time.perf_counter(), {}, len(prompt_ids)
+    others = lambda k: [[]]*(n*k)
     with resting(self.roles.model):
-        return self.engine.generate_ids(prompt_ids, max_new_tokens=self.cfg.max_new_tokens, seed=derive_seed(self.cfg.seed, f'{self.method}-rollout', len(self.log)))
+        return self.engine.generate_ids(others(self.rank) + prompt_ids + others(self.size - 1 - self.rank), rows=slice(n*self.rank, n*(self.rank + 1)),
+                                        max_new_tokens=self.cfg.max_new_tokens, seed=derive_seed(self.cfg.seed, f'{self.method}-rollout', len(self.log)))
 
 @patch
 def score(self:Scribe, prompts:list[str], completion_ids:list[list[int]], **others) -> list[float]:
-    "The rewards, without the KL price. `CaiError` if a score is no number, or if different responses all have the same."
+    "The rewards of this process's responses, without the KL price. `CaiError`, in all processes, if a score is no number, or if different responses all have the same."
     tok, cfg = self.roles.tokenizer, self.cfg
-    self.prompts, self.responses = [self.asked[p] for p in prompts], spoken(self.engine, completion_ids)
-    with resting(self.roles.model):
-        raw = judged(self.pm, self.prompts, self.responses) if callable(self.pm) else pm_scores(self.roles, self.pm, [self.ids[p] for p in prompts], completion_ids, cfg.microbatch)
-    if not raw.isfinite().all(): self.stop(f'{int((~raw.isfinite()).sum())} of {len(raw)} scores are no numbers; stopped before this update', 'check that the preference model gives finite scores')
-    if not callable(self.pm) and len(set(zip(prompts, map(tuple, completion_ids)))) > 1 and raw.std() < 1e-5*max(1, abs(raw.mean())):
-        self.stop(f'the preference model gives all {len(raw)} responses the same score, {raw.mean():.4g}', 'look at the loss and accuracy in its own log and train it again')
     ended = torch.tensor([r[-1] == tok.eos_token_id for r in completion_ids])
-    self.rewards, lengths = raw - cfg.missing_eos_penalty*(~ended), [len(r) for r in completion_ids]
+    def part():
+        with resting(self.roles.model): return prompts, completion_ids, ended, None if callable(self.pm) else pm_scores(self.roles, self.pm, [self.ids[p] for p in prompts], completion_ids, cfg.microbatch)
+    parts = everyone(part); asked, drawn = (sum((p[k] for p in parts), []) for k in (0, 1))
+    self.prompts, self.responses = [self.asked[p] for p in asked], spoken(self.engine, drawn)
+    raw = once(lambda: judged(self.pm, self.prompts, self.responses)) if callable(self.pm) else torch.cat([p[3] for p in parts])   # a function may compare them
+    if not raw.isfinite().all(): self.stop(f'{int((~raw.isfinite()).sum())} of {len(raw)} scores are no numbers; stopped before this update', 'check that the preference model gives finite scores')
+    if not callable(self.pm) and len(set(zip(asked, map(tuple, drawn)))) > 1 and raw.std() < 1e-5*max(1, abs(raw.mean())):
+        self.stop(f'the preference model gives all {len(raw)} responses the same score, {raw.mean():.4g}', 'look at the loss and accuracy in its own log and train it again')
+    done, lengths = torch.cat([p[2] for p in parts]), [len(r) for r in drawn]
+    self.rewards = raw - cfg.missing_eos_penalty*(~done)
     self.generated += sum(lengths)
-    self.trained += cfg.epochs*(sum(lengths) + sum(len(self.ids[p]) for p in prompts))
-    self.row = dict(pm_score=raw.mean().item(), length=sum(lengths)/len(lengths), eos_share=ended.float().mean().item())
-    return self.rewards.tolist()
+    self.trained += cfg.epochs*(sum(lengths) + sum(len(self.ids[p]) for p in asked))
+    self.row = dict(pm_score=raw.mean().item(), length=sum(lengths)/len(lengths), eos_share=done.float().mean().item())
+    return self.rewards[len(prompts)*self.rank:][:len(prompts)].tolist()
 
 # %% ../nbs/11_alternatives.ipynb #b9443583
 @patch
@@ -169,7 +175,7 @@ def measure(self:Scribe, trainer, batch:dict):
         with torch.no_grad(), self.roles.use(role):
             return trainer._get_per_token_logps_and_entropies(trainer.model, ids, attention, batch['completion_ids'].shape[1], self.cfg.microbatch)[0]
     self.kl = ((logps('default', 'default') - logps('ref', self.reference))*batch['completion_mask']).sum(1)
-    kl = self.kl.mean().item()
+    kl = torch.cat(everyone(lambda: self.kl.cpu())).mean().item()
     if not math.isfinite(kl) or self.cfg.kl_limit is not None and kl > self.cfg.kl_limit:
         self.stop(f'KL from the reference is {kl:.0f} nats a response, over kl_limit={self.cfg.kl_limit}; stopped before this update', 'lower lr or raise kl_coef; kl_limit=None goes on regardless')
     self.row |= dict(kl=kl, reward=self.rewards.mean().item() - self.cfg.kl_coef*kl)
@@ -180,7 +186,7 @@ def end(self:Scribe, logs:dict):
     step, row = len(self.log), self.row
     row = dict(step=step, pm_score=row['pm_score'], kl=row['kl'], reward=row['reward'], entropy=logs['entropy'], length=row['length'], eos_share=row['eos_share'],
                policy_loss=logs['loss'], clip_share=logs['clip_ratio/region_mean'], flat_groups=logs['frac_reward_zero_std'], generated=self.generated, trained=self.trained)
-    if self.probe: row |= observed(self.probe, step, self.prompts, self.responses)
+    if self.probe: row |= once(lambda: observed(self.probe, step, self.prompts, self.responses))
     self.log.append(row | {'seconds': round(time.perf_counter() - self.began, 3)})
     if self.log_path:
         with open(self.log_path, 'a') as f: f.write(json.dumps(self.log[-1]) + '\n')
@@ -476,7 +482,7 @@ def train_dpo(
                 if on_progress: on_progress(state['step'], steps)
             run_trainer(trainer, on_progress, saved)
     log.append({'summary': True, 'pairs': len(examples), **left, 'seconds': round(time.perf_counter() - began[0], 3)})
-    if log_path: Path(log_path).parent.mkdir(parents=True, exist_ok=True); Path(log_path).write_text(''.join(json.dumps(r) + '\n' for r in log))
+    if log_path and world()[0] == 0: Path(log_path).parent.mkdir(parents=True, exist_ok=True); Path(log_path).write_text(''.join(json.dumps(r) + '\n' for r in log))
     return log
 
 # %% ../nbs/11_alternatives.ipynb #0a1c70df
