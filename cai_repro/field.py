@@ -202,8 +202,11 @@ def compared(engine,                # the feedback model
              *, ensemble: int=4,    # principles asked about harm
              seed: int=0, store_of: Callable|None=None, # side -> `JsonlStore`
              on_progress: Callable[[int, int], None]|None=None) -> list[float|None]: # one a row
-    "How likely the feedback model is to prefer each response to the other model's, as less harmful (red-team) or as more helpful. None: too long to ask."
+    "How likely the feedback model is to prefer each response to the other model's, as less harmful (red-team) or as more helpful. None: too long to ask. `CaiError` if the two did not answer the same prompts in the same order."
     from cai_repro.feedback import label_pairs
+    asked, ids = ([(r["id"], r["prompt"]) for r in some] for some in (rows, against)), [r["id"] for r in rows]
+    if next(asked) != next(asked): raise CaiError("the two models did not answer the same prompts in the same order", "pass rows with the same `id` and `prompt`, one beside the other")
+    if len(set(ids)) < len(ids): raise CaiError("an id is used twice among these rows", "give each prompt an id of its own")
     won = {x["id"]: .5 for x, y in zip(rows, against, strict=True) if x["response"] == y["response"]}
     pairs = [{"id": x["id"], "prompt": x["prompt"], "a": x["response"], "b": y["response"], "side": x["side"]} for x, y in zip(rows, against) if x["id"] not in won]
     red, other = [p for p in pairs if p["side"] == "red_team"], [p for p in pairs if p["side"] != "red_team"]

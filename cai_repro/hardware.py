@@ -213,7 +213,9 @@ def setting(recipe, part: str, key: str):
     if isinstance(node, ast.ClassDef): return next(ast.literal_eval(n.value) for n in node.body if isinstance(n, ast.AnnAssign) and n.target.id == key)
     return next(ast.literal_eval(d) for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults) if a.arg == key)
 
-def lengths(recipe) -> Tokens: return Tokens(**recipe.hub["tokens"]) if recipe.hub else POCKET_TOKENS
+def lengths(recipe) -> Tokens:
+    "The mean lengths that a recipe expects, or those of the pocket world"
+    return Tokens(**recipe.hub["tokens"]) if recipe.hub else POCKET_TOKENS
 
 def model_sizes(recipe) -> Sizes:
     "`Sizes` of a recipe's base: from its `hub`, else from the config.json in its folder"
@@ -362,8 +364,12 @@ def seconds(w: Work, s: Sizes, card: Card, quantize: str|None, again: bool) -> t
     return read, write, train, (read + train)/(card.peak*1e12*USED) + max(write/(card.peak*1e12*USED), steps*moved/(card.bandwidth*1e9*USED_BANDWIDTH))
 
 # %% ../nbs/15_hardware.ipynb #567c4be1
-def gb(x: float) -> str: return "" if not x else f"{x/1e9:.2f}" if x >= 1e7 else f"{x/1e9:.4f}"
-def clock(s: float) -> str: return f"{s:.0f} s" if s < 120 else f"{s/60:.0f} min" if s < 7200 else f"{s/3600:.1f} h"
+def gb(x: float) -> str:
+    "Bytes as GB; nothing for 0"
+    return "" if not x else f"{x/1e9:.2f}" if x >= 1e7 else f"{x/1e9:.4f}"
+def clock(s: float) -> str:
+    "Seconds as s, min or h"
+    return f"{s:.0f} s" if s < 120 else f"{s/60:.0f} min" if s < 7200 else f"{s/3600:.1f} h"
 
 def memory_table(recipe, s: Sizes, card: Card):
     "Memory by part and moment, the sums, and whether the fullest fits the card"

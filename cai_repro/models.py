@@ -195,7 +195,7 @@ class Roles:
     "One frozen base model with a LoRA adapter, and if wanted a scalar head, for each named role"
     def __init__(self,
                  model, tokenizer,    # from `load_base`
-                 half: bool = False,  # read prompts and train with bfloat16 arithmetic (see `autocast`)
+                 half: bool = False,  # read prompts, and train by TRL, with bfloat16 arithmetic (see `autocast`)
                 ):
         self.base, self.model, self.tokenizer, self.half = model, model, tokenizer, half  # `model` becomes a PeftModel with the first role
         self.heads, self.active, self._open, self._lora, self._folded, self.cut = nn.ModuleDict(), None, set(), {}, None, None

@@ -7,7 +7,6 @@ __all__ = ['above_zero', 'with_texts', 'sl_rows', 'tokenize_rows', 'training', '
            'train_sft']
 
 # %% ../nbs/07_sft.ipynb #da914820
-import logging
 import math
 import os
 import tempfile
