@@ -108,6 +108,8 @@ def read_settings(reader: _Reader, node, where: str, known: dict[str, tuple[str,
         elif isinstance(value, float) and not math.isfinite(value): reader.note(n, f"{key!r} is {value}", "write a number")
         elif isinstance(value, (int, float)) and value < 0: reader.note(n, f"{key!r} is {value}", "no setting is below zero")
         elif isinstance(value, str) and value not in CHOICES.get(key, (value,)): reader.note(n, f"{key!r} is {value!r}", f"use {' or '.join(CHOICES[key])}")
+        elif key in ("gamma", "lam") and value > 1: reader.note(n, f"{key!r} is {value}", "it lies between 0 and 1")
+        elif key == "clamp" and value and not (len(value) == 2 and all(isinstance(v, (int, float)) for v in value) and 0 <= value[0] <= value[1] <= 1): reader.note(n, f"{key!r} is {value}", "write two numbers from 0 to 1, the lower one first: [.4, .6]")
         elif key in NOT_ZERO and not isinstance(value, bool) and value == 0: reader.note(n, f"{key!r} is 0", "it must be above zero")
     return out
 

@@ -28,8 +28,12 @@ if TYPE_CHECKING: from transformers import PreTrainedModel, PreTrainedTokenizerB
 
 # %% ../nbs/04_models.ipynb #2570a07f
 def pick_device(device: str | torch.device | None = None) -> torch.device:
-    "The device asked for, else the first CUDA card (the process's own, if several were launched), else the CPU"
-    if device is not None: return torch.device(device)
+    "The device asked for, else the first CUDA card (the process's own, if several were launched), else the CPU. `CaiError` for one that is not there"
+    if device is not None:
+        try: device = torch.device(device)
+        except (RuntimeError, TypeError) as e: raise CaiError(f'unknown device {device!r}', "use 'cpu' or 'cuda', or leave it out") from e
+        if device.type == 'cuda' and not torch.cuda.is_available(): raise CaiError('there is no CUDA card here, or PyTorch came without CUDA', "use device='cpu', or leave it out")
+        return device
     if not torch.cuda.is_available(): return torch.device('cpu')
     if world()[1] > 1: torch.cuda.set_device(int(os.environ['LOCAL_RANK'])); return torch.device('cuda', torch.cuda.current_device())
     return torch.device('cuda')
@@ -120,10 +124,14 @@ def _read(path, **kwargs):
     from transformers import AutoModelForCausalLM, AutoTokenizer
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        return AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, use_safetensors=True, **kwargs), tokenizer
-    except (OSError, ValueError, KeyError, ImportError) as e:
-        raise CaiError(f'no model could be loaded from {path}: {str(e).strip().splitlines()[0]}',
+        model, info = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **kwargs)
+    except torch.OutOfMemoryError as e: raise CaiError(f'{path} does not fit into the memory of the card', "use quantize='nf4', or a smaller base") from e
+    except Exception as e:   # of a missing or damaged file, or of a config that does not fit its weights; each library has kinds of its own
+        why = 'its tensors have other shapes than config.json says' if 'ignore_mismatched_sizes' in str(e) else (str(e).strip() or type(e).__name__).splitlines()[0]
+        raise CaiError(f'no model could be loaded from {path}: {why}',
                        'give a folder with config.json, tokenizer files and *.safetensors weights, or a Hub model id; the shipped model is resource_path("data/pocket/base")') from e
+    if missing := sorted(info['missing_keys']): raise CaiError(f'{path}: its weights lack {len(missing)} tensors of the model that config.json describes, such as {missing[0]}', 'a part of the checkpoint is missing, or the config belongs to other weights')
+    return model, tokenizer
 
 def load_base(path: str | Path,                         # a folder, or a model id on the Hugging Face Hub
               quantize: str | None = None,              # None or 'nf4'
