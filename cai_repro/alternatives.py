@@ -34,7 +34,7 @@ def group_normalised(
     rewards:torch.Tensor, # (P, G)
     eps:float=1e-4, # as in TRL
 ) -> torch.Tensor: # (P, G) advantages, without a unit
-    "GRPO: difference from the group's mean over its standard deviation (arXiv 2402.03300, section 4.1.2; the sample's, with G - 1)."
+    "GRPO: difference from the group's mean over its standard deviation (arXiv 2402.03300, section 4.1.2; the sample's, with G - 1). `ValueError` for a group of one."
     if rewards.shape[1] < 2: raise ValueError('group_normalised: a group of one has no spread')
     return (rewards - rewards.mean(1, keepdim=True))/(rewards.std(1, keepdim=True) + eps)
 

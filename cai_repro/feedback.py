@@ -183,6 +183,7 @@ def label_pairs(engine,                           # feedback model: has `.choose
     Swapping `a` and `b` of a pair turns `p_a` into `1 - p_a` for any engine that answers one prompt always alike (paper section 4.1, 4.3).
     """
     loaded(constitution, engine)
+    if not getattr(constitution, "rl", None): raise CaiError("there is no principle to compare by", remedy="pass a `Constitution` whose `rl` is not empty")
     if ensemble < 1: raise CaiError(f"ensemble={ensemble}", remedy="a label needs at least one principle")
     if few_shot < 0: raise CaiError(f"few_shot={few_shot}", remedy="0 or more worked examples")
     _can_sample(chunk, temperature if cot else 1., max_new_tokens if cot else 1)

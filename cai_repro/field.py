@@ -97,7 +97,7 @@ def own_rows(kind: str,     # of `data.own_prompts`
     return rows[:held_out], rows[held_out:]
 
 def make_prompts(run: Run, tick) -> int:
-    "Stage `prompts`: who will be asked what. Red-team training prompts may come from a file of yours, held-out ones never do."
+    "Stage `prompts`: who will be asked what. Red-team training prompts may come from a file of yours, held-out ones never do. `CaiError` if all of that file is held out."
     held, seed = _count(run, "held_out"), _seed(run, "prompts")
     held_red, red = own_rows("red_team", "red_team", held, 0 if run.outside else max(_count(run, k) for k in ("red_team", "rl")), seed)
     held_benign, benign = own_rows("helpful", "benign", held, max(_count(run, k) for k in ("benign", "rl")), seed)
@@ -310,7 +310,7 @@ def standin(recipe: str|Recipe, # a field recipe
             folder: str|Path,   # for the model, the conversations and the recipe
             n: int=8            # prompts of each kind
            ) -> Path:           # the recipe's file
-    "A field recipe with a model of random weights and little to do: every stage on a processor in seconds. Its numbers mean nothing."
+    "A field recipe with a model of random weights and little to do: every stage on a processor in seconds. Its numbers mean nothing. `CaiError` for a recipe that is no field recipe."
     import yaml
     r, folder = find_recipe(recipe), Path(folder).absolute()
     if not r.hub: raise CaiError(f"{r.name} is no field recipe", "it runs as it is")

@@ -134,7 +134,7 @@ def recipe_files() -> dict[str, Path]:
 
 # %% ../nbs/15_hardware.ipynb #f66b7d8f
 def read_recipe(path: str|Path) -> dict:
-    "The fields of a recipe file"
+    "The fields of a recipe file. `CaiError` for one that cannot be read, and as in `parse_recipe`"
     try: return parse_recipe(Path(path).read_bytes(), str(path))
     except OSError as e: raise CaiError(f"{path}: cannot read this recipe ({e.strerror})", "give a YAML file, or the name of a recipe: " + ", ".join(("pocket", "mini", *recipe_files()))) from e
 
@@ -331,7 +331,7 @@ def this_cpu() -> Card:
 
 # %% ../nbs/15_hardware.ipynb #1972d5f8
 def find_card(name: str|None=None) -> Card:
-    "The card named, or the one in this machine, or its processor; an unknown card in the machine is counted by its memory only"
+    "The card named, or the one in this machine, or its processor; an unknown card in the machine is counted by its memory only. `CaiError` for an unknown name"
     plain = lambda x: re.sub(r"[^a-z0-9]", "", x.lower())
     if name and plain(name) == "cpu": return this_cpu()
     if name:

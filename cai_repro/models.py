@@ -254,7 +254,7 @@ def _uncut(self: Roles):
 @patch
 @contextmanager
 def use(self: Roles, role: str | None):
-    "Compute as `role` inside the block (None: the raw base); the role before it is restored afterwards"
+    "Compute as `role` inside the block (None: the raw base); the role before it is restored afterwards. `CaiError` for an unknown role, and while another is folded in"
     if role is not None: self._known(role)
     self._uncut()
     if self._folded is not None:                     # see `folded`: the base's weights speak as that role now
@@ -351,7 +351,7 @@ def hidden(self: Roles, role: str | None, input_ids: torch.Tensor, attention_mas
 
 @patch
 def scores(self: Roles, role: str, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    "The role's head on every position, in float32: (B, T) ids -> (B, T)"
+    "The role's head on every position, in float32: (B, T) ids -> (B, T). `CaiError` for a role without a head"
     self._known(role)
     if role not in self.heads: raise CaiError(f'role {role!r} has no head', f'add it with `roles.add({role!r}, head=True)`')
     return self.heads[role](self.hidden(role, input_ids, attention_mask)).squeeze(-1)
@@ -409,7 +409,7 @@ def _classifier_class():
 @patch
 def sequence_classifier(self: Roles, role: str):
     """A model for TRL's RewardTrainer that shares the base, this role's adapter and its head: nothing is copied.
-    Use it inside `use(role)`; its only trainable parameters are those of the roles opened with `trainable`."""
+    Use it inside `use(role)`; its only trainable parameters are those of the roles opened with `trainable`. `CaiError` for a role without a head."""
     import copy
     self._known(role)
     if role not in self.heads: raise CaiError(f'role {role!r} has no head', f'add it with `roles.add({role!r}, head=True)`')
@@ -475,7 +475,7 @@ def load(self: Roles, role: str, folder: str | Path) -> 'Roles':
 
 @patch
 def remove(self: Roles, role: str) -> None:
-    "Forget a role and free its memory"
+    "Forget a role and free its memory. `CaiError` for one that is unknown or in use"
     self._known(role)
     if self.active == role: raise CaiError(f'role {role!r} is in use', 'leave its `use` block first')
     if len(self.names) == 1: self.model, self._open = self.model.unload(), set()

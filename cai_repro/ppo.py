@@ -55,7 +55,7 @@ def shape_rewards(
     mask:torch.Tensor, # (B, R) true on response tokens, padded on the right
     coef:float, # λ_KL
 ) -> torch.Tensor: # (B, R) rewards, 0 on padding
-    "Per-token rewards: the KL price everywhere, the score on the last token (Bai et al. 2022, eq. 4.1). Every response needs a token."
+    "Per-token rewards: the KL price everywhere, the score on the last token (Bai et al. 2022, eq. 4.1). `ValueError` for a response without a token."
     last = mask.long().sum(1) - 1
     if (last < 0).any(): raise ValueError('shape_rewards: a response without tokens has no place for its score')
     rewards = -coef*kl*mask
@@ -223,7 +223,7 @@ def pack(
     pad_id:int,
     device='cpu',
 ) -> Batch:
-    "Lay B prompts and their responses into a `Batch`."
+    "Lay B prompts and their responses into a `Batch`. `ValueError` for an empty one."
     if not all(prompt_ids) or not all(response_ids): raise ValueError('pack: an empty prompt or response')
     joined = [p + r for p, r in zip(prompt_ids, response_ids)]
     size, longest = max(map(len, joined)), max(map(len, response_ids))
@@ -432,7 +432,7 @@ def adam(
     lr:float,
     bits:int=32, # for each number it remembers; 8: bitsandbytes, tensors of fewer than 4096 numbers excepted
 ) -> torch.optim.Optimizer:
-    "Adam with the epsilon that PPO codes use, and no weight decay."
+    "Adam with the epsilon that PPO codes use, and no weight decay. `CaiError` if 8 bits are wanted and bitsandbytes is missing."
     if bits == 32: return torch.optim.AdamW(params, lr=lr, eps=1e-5, weight_decay=0.)
     try: from bitsandbytes.optim import AdamW8bit
     except ImportError as e: raise CaiError('8-bit Adam is part of bitsandbytes, which is not installed', remedy='pip install bitsandbytes, or set adam_bits to 32') from e
