@@ -297,6 +297,7 @@ def _free(self: Roles, role):
 @patch
 def _inject(self: Roles, role, cfg, seed):
     from peft import get_peft_model
+    if any(p.ndim > 2 and 'expert' in n for n, p in self.base.named_parameters()): raise CaiError(f'{type(self.base).__name__} is a mixture of experts, whose weights are no plain matrices', 'choose a dense base')
     with quiet(), torch.random.fork_rng(devices=[self.device] if self.device.type == 'cuda' else []):
         torch.manual_seed(seed)
         if self.model is self.base: self.model = get_peft_model(self.base, cfg, adapter_name=role)
