@@ -157,10 +157,8 @@ def _can_sample(chunk: int, temperature: float, max_new_tokens: int) -> None:
     if bad := [s for s, ok in ((f"chunk={chunk!r}", chunk >= 1), (f"temperature={temperature!r}", temperature >= 0), (f"max_new_tokens={max_new_tokens!r}", max_new_tokens >= 1)) if not ok]:
         raise CaiError(", ".join(bad) + " cannot work", remedy="chunk and max_new_tokens are 1 or more, a temperature is not below 0")
 
-def _one_turn(rows: list[dict]) -> None:
-    "`CaiError` for prompts that are no texts: a row is kept as JSON, and its prompt is one human turn"
-    if odd := [r["id"] for r in rows if not isinstance(r["prompt"], str)]:
-        raise CaiError(f"the prompt of {odd[0]!r} is not a text", remedy="give one human turn as a string; `hh_pairs(rows, human_turns=1)` leaves longer conversations out")
+def _readable(rows: list[dict]) -> None:
+    if odd := [r["id"] for r in rows if not isinstance(r["prompt"], (str, Dialogue))]: raise CaiError(f"the prompt of {odd[0]!r} is neither a text nor a `Dialogue`", remedy="give one human turn as a string")
 
 def label_pairs(engine,                           # feedback model: has `.choose`, and `.generate` for `cot`
                 pairs: list[dict],                # {"prompt", "a", "b", ...}; one without "id" is called by its number
@@ -191,7 +189,7 @@ def label_pairs(engine,                           # feedback model: has `.choose
     if clamp: clamp_probability(.5, *clamp)
     pairs = numbered(pairs)
     if odd := [x for x in pairs if not all(isinstance(x.get(k), str) for k in "ab")]: raise CaiError(f"pair {odd[0]['id']!r} lacks a text `a` or `b`", remedy="a pair is {'prompt': ..., 'a': ..., 'b': ...}; rename `chosen` and `rejected`")
-    _one_turn(pairs)
+    _readable(pairs)
     settings = dict(seed=seed, ensemble=ensemble, both_orders=both_orders, few_shot=few_shot, cot=cot, clamp=clamp, hard=hard,
                     max_new_tokens=max_new_tokens, temperature=temperature, constitution=getattr(constitution, "sha256", ""))
     prefixes = [(cot_prefix if cot else choice_prefix)(constitution, derive_seed(seed, "feedback", c), n=few_shot) for c in range(-(-len(pairs)//chunk))]
@@ -228,9 +226,9 @@ def sample_pairs(engine,                          # SL-CAI
                  source: str = "sl",              # recorded as source_a and source_b
                  chunk: int = 256, store=None,    # prompts per chunk; `JsonlStore` for resumable runs
                  on_progress: Callable[[int, int], None] | None = None) -> list[dict]:
-    "Two samples `a`, `b` per prompt (paper section 4.1); prompts whose samples are equal twice over are left out. `CaiError` for settings that cannot work, and for prompts that are no texts"
+    "Two samples `a`, `b` per prompt (paper section 4.1); prompts whose samples are equal twice over are left out. `CaiError` for settings that cannot work, and for prompts that are neither texts nor dialogues"
     loaded(None, engine); rows = numbered(rows)
-    _can_sample(chunk, temperature, max_new_tokens); _one_turn(rows)
+    _can_sample(chunk, temperature, max_new_tokens); _readable(rows)
     def make(c, part):
         def draw(part, name):
             return engine.generate([dialogue_text(r["prompt"]) for r in part], max_new_tokens=max_new_tokens, temperature=temperature,
