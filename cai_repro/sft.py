@@ -74,7 +74,7 @@ def training(roles: Roles, role: str):
     forwards = [m.__dict__.get('forward') for m in owners]
     states, others = (random.getstate(), np.random.get_state()), {r: [p.data for p in roles.params(r)] for r in roles.names if r != role}
     try:
-        with roles.use(role), roles.summed(role), torch.random.fork_rng(), _silent_trainers():
+        with roles.use(role), roles.summed(role), _no_dropout(roles.base), torch.random.fork_rng(), _silent_trainers():
             yield params
             if sharding(): roles.reunite(role, others)
     finally:
@@ -86,6 +86,15 @@ def training(roles: Roles, role: str):
             with quiet(): roles.base.gradient_checkpointing_disable(); roles.base.disable_input_require_grads()
         roles.model.eval(); roles.freeze(role)
         random.setstate(states[0]); np.random.set_state(states[1])
+
+@contextmanager
+def _no_dropout(model):
+    "Inside the block no layer drops anything, in training mode either"
+    found = [(m, k, v) for m in model.modules() for k, v in vars(m).items() if isinstance(v, float) and v and ('dropout' in k or k == 'p' and isinstance(m, torch.nn.Dropout))]
+    for m, k, _ in found: setattr(m, k, 0.)
+    try: yield
+    finally:
+        for m, k, v in found: setattr(m, k, v)
 
 @contextmanager
 def _silent_trainers():
