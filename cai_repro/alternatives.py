@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Callable
 import torch
 from fastcore.basics import patch
-from .core import CaiError, derive_seed, whole_base_only, world
-from .preference import soft_bt_loss
-from .ppo import Checkpoints, PPOConfig, adam, encode_prompts, length_batches, pack, pm_scores, prompt_stream, response_logprobs, settings_table, train_ppo, training_mark
-from .sft import keep_float32, run_trainer, trainer_settings, training
+from .core import CaiError, derive_seed, everyone, once, whole_base_only, world
+from .preference import labelled, soft_bt_loss
+from .ppo import Checkpoints, PPOConfig, adam, encode_prompts, judged, length_batches, observed, pack, pm_scores, prompt_stream, response_logprobs, settings_table, spoken, train_ppo, training_mark, unusable
+from .sft import above_zero, keep_float32, run_trainer, trainer_settings, training
 
 # %% ../nbs/11_alternatives.ipynb #4beb0744
 def leave_one_out(
@@ -34,7 +34,7 @@ def group_normalised(
     rewards:torch.Tensor, # (P, G)
     eps:float=1e-4, # as in TRL
 ) -> torch.Tensor: # (P, G) advantages, without a unit
-    "GRPO: difference from the group's mean over its standard deviation (arXiv 2402.03300, section 4.1.2; the sample's, with G - 1)."
+    "GRPO: difference from the group's mean over its standard deviation (arXiv 2402.03300, section 4.1.2; the sample's, with G - 1). `ValueError` for a group of one."
     if rewards.shape[1] < 2: raise ValueError('group_normalised: a group of one has no spread')
     return (rewards - rewards.mean(1, keepdim=True))/(rewards.std(1, keepdim=True) + eps)
 
@@ -89,9 +89,9 @@ class GroupConfig:
     max_grad_norm:float=1.
     seed:int=0
     def __post_init__(self):
-        bad = [k for k in ('steps', 'rollouts_per_step', 'epochs', 'minibatch', 'microbatch', 'lr', 'clip', 'max_new_tokens', 'max_grad_norm') if not getattr(self, k) > 0]
-        bad += [k for k in ('kl_coef', 'missing_eos_penalty') if not getattr(self, k) >= 0] + ['group']*(not self.group >= 2) + ['kl_limit']*(self.kl_limit is not None and not self.kl_limit > 0)
-        if bad: raise CaiError('GroupConfig: ' + ', '.join(f'{k}={getattr(self, k)!r}' for k in bad) + ' cannot work', remedy='counts and rates must be above 0, coefficients at least 0, a group at least 2, a limit above 0 or None')
+        bad = unusable(self, ('steps', 'rollouts_per_step', 'group', 'epochs', 'minibatch', 'microbatch', 'max_new_tokens'), ('lr', 'clip', 'max_grad_norm'), ('kl_coef', 'missing_eos_penalty'), limits=('kl_limit',))
+        if 'group' not in bad: bad += ['group']*(self.group < 2)
+        if bad: raise CaiError('GroupConfig: ' + ', '.join(f'{k}={getattr(self, k)!r}' for k in bad) + ' cannot work', remedy='counts must be whole numbers above 0, rates above 0, coefficients at least 0, a group at least 2, a limit above 0 or None')
         for whole, part in (('rollouts_per_step', 'group'), ('rollouts_per_step', 'minibatch'), ('minibatch', 'microbatch')):
             n, k = getattr(self, whole), getattr(self, part)
             if n % k: raise CaiError(f'GroupConfig: {whole}={n} is no multiple of {part}={k}', remedy=f'choose {part} among the divisors of {n}')
@@ -117,7 +117,8 @@ class Scribe:
         from cai_repro.critique import dialogue_text
         from cai_repro.generate import LocalEngine
         self.method, self.roles, self.cfg, self.reference, self.pm = method, roles, cfg, reference, pm
-        self.log_path, self.on_progress, self.probe = log_path and Path(log_path), on_progress, probe
+        self.rank, self.size = world()
+        self.log_path, self.on_progress, self.probe = log_path and self.rank == 0 and Path(log_path), on_progress, probe   # the first process writes
         texts = [dialogue_text(r['prompt']) for r in rows]
         self.ids, self.asked = dict(zip(texts, prompt_ids)), {t: r['prompt'] for t, r in zip(texts, rows)}
         self.order = [texts[i] for _, index in zip(range(cfg.steps), prompt_stream(len(rows), cfg.rollouts_per_step//cfg.group, cfg.seed)) for i in index]
@@ -137,27 +138,32 @@ def resting(model):
 # %% ../nbs/11_alternatives.ipynb #f66fcd67
 @patch
 def draw(self:Scribe, prompt_ids:list[list[int]]) -> list[list[int]]:
-    "The responses of one step, as tokens."
-    self.began, self.logps = time.perf_counter(), {}
+    "The responses of one step, as tokens; of several processes, each its share of those that one would draw."
+    self.began, self.logps, n = time.perf_counter(), {}, len(prompt_ids)
+    others = lambda k: [[]]*(n*k)
     with resting(self.roles.model):
-        return self.engine.generate_ids(prompt_ids, max_new_tokens=self.cfg.max_new_tokens, seed=derive_seed(self.cfg.seed, f'{self.method}-rollout', len(self.log)))
+        return self.engine.generate_ids(others(self.rank) + prompt_ids + others(self.size - 1 - self.rank), rows=slice(n*self.rank, n*(self.rank + 1)),
+                                        max_new_tokens=self.cfg.max_new_tokens, seed=derive_seed(self.cfg.seed, f'{self.method}-rollout', len(self.log)))
 
 @patch
 def score(self:Scribe, prompts:list[str], completion_ids:list[list[int]], **others) -> list[float]:
-    "The rewards, without the KL price. `CaiError` if a score is no number, or if different responses all have the same."
+    "The rewards of this process's responses, without the KL price. `CaiError`, in all processes, if a score is no number, or if different responses all have the same."
     tok, cfg = self.roles.tokenizer, self.cfg
-    self.prompts, self.responses = [self.asked[p] for p in prompts], [tok.decode(r, skip_special_tokens=True).strip() for r in completion_ids]
-    with resting(self.roles.model):
-        raw = torch.as_tensor(self.pm(self.prompts, self.responses)).float() if callable(self.pm) else pm_scores(self.roles, self.pm, [self.ids[p] for p in prompts], completion_ids, cfg.microbatch)
-    if not raw.isfinite().all(): self.stop(f'{int((~raw.isfinite()).sum())} of {len(raw)} scores are no numbers; stopped before this update', 'check that the preference model gives finite scores')
-    if not callable(self.pm) and len(set(zip(prompts, map(tuple, completion_ids)))) > 1 and raw.std() < 1e-5*max(1, abs(raw.mean())):
-        self.stop(f'the preference model gives all {len(raw)} responses the same score, {raw.mean():.4g}', 'look at the loss and accuracy in its own log and train it again')
     ended = torch.tensor([r[-1] == tok.eos_token_id for r in completion_ids])
-    self.rewards, lengths = raw - cfg.missing_eos_penalty*(~ended), [len(r) for r in completion_ids]
+    def part():
+        with resting(self.roles.model): return prompts, completion_ids, ended, None if callable(self.pm) else pm_scores(self.roles, self.pm, [self.ids[p] for p in prompts], completion_ids, cfg.microbatch)
+    parts = everyone(part); asked, drawn = (sum((p[k] for p in parts), []) for k in (0, 1))
+    self.prompts, self.responses = [self.asked[p] for p in asked], spoken(self.engine, drawn)
+    raw = once(lambda: judged(self.pm, self.prompts, self.responses)) if callable(self.pm) else torch.cat([p[3] for p in parts])   # a function may compare them
+    if not raw.isfinite().all(): self.stop(f'{int((~raw.isfinite()).sum())} of {len(raw)} scores are no numbers; stopped before this update', 'check that the preference model gives finite scores')
+    if not callable(self.pm) and len(set(zip(asked, map(tuple, drawn)))) > 1 and raw.std() < 1e-5*max(1, abs(raw.mean())):
+        self.stop(f'the preference model gives all {len(raw)} responses the same score, {raw.mean():.4g}', 'look at the loss and accuracy in its own log and train it again')
+    done, lengths = torch.cat([p[2] for p in parts]), [len(r) for r in drawn]
+    self.rewards = raw - cfg.missing_eos_penalty*(~done)
     self.generated += sum(lengths)
-    self.trained += cfg.epochs*(sum(lengths) + sum(len(self.ids[p]) for p in prompts))
-    self.row = dict(pm_score=raw.mean().item(), length=sum(lengths)/len(lengths), eos_share=ended.float().mean().item())
-    return self.rewards.tolist()
+    self.trained += cfg.epochs*(sum(lengths) + sum(len(self.ids[p]) for p in asked))
+    self.row = dict(pm_score=raw.mean().item(), length=sum(lengths)/len(lengths), eos_share=done.float().mean().item())
+    return self.rewards[len(prompts)*self.rank:][:len(prompts)].tolist()
 
 # %% ../nbs/11_alternatives.ipynb #b9443583
 @patch
@@ -169,7 +175,7 @@ def measure(self:Scribe, trainer, batch:dict):
         with torch.no_grad(), self.roles.use(role):
             return trainer._get_per_token_logps_and_entropies(trainer.model, ids, attention, batch['completion_ids'].shape[1], self.cfg.microbatch)[0]
     self.kl = ((logps('default', 'default') - logps('ref', self.reference))*batch['completion_mask']).sum(1)
-    kl = self.kl.mean().item()
+    kl = torch.cat(everyone(lambda: self.kl.cpu())).mean().item()
     if not math.isfinite(kl) or self.cfg.kl_limit is not None and kl > self.cfg.kl_limit:
         self.stop(f'KL from the reference is {kl:.0f} nats a response, over kl_limit={self.cfg.kl_limit}; stopped before this update', 'lower lr or raise kl_coef; kl_limit=None goes on regardless')
     self.row |= dict(kl=kl, reward=self.rewards.mean().item() - self.cfg.kl_coef*kl)
@@ -180,7 +186,7 @@ def end(self:Scribe, logs:dict):
     step, row = len(self.log), self.row
     row = dict(step=step, pm_score=row['pm_score'], kl=row['kl'], reward=row['reward'], entropy=logs['entropy'], length=row['length'], eos_share=row['eos_share'],
                policy_loss=logs['loss'], clip_share=logs['clip_ratio/region_mean'], flat_groups=logs['frac_reward_zero_std'], generated=self.generated, trained=self.trained)
-    if self.probe: row |= self.probe(step, self.prompts, self.responses)
+    if self.probe: row |= once(lambda: observed(self.probe, step, self.prompts, self.responses))
     self.log.append(row | {'seconds': round(time.perf_counter() - self.began, 3)})
     if self.log_path:
         with open(self.log_path, 'a') as f: f.write(json.dumps(self.log[-1]) + '\n')
@@ -294,7 +300,8 @@ def train_group(
     every:int=5, # steps from one checkpoint to the next
 ) -> list[dict]: # the log, a row a step, measured on the responses *before* that step's update (entropy: during it)
     "Reinforcement learning without a value function, by TRL's trainer. Only `policy` is new, nothing else changes. `CaiError` on bad prompts, NaN, runaway KL, equal scores, or a checkpoint that does not fit."
-    cfg, name = cfg or GroupConfig(), method.upper()
+    cfg, name = GroupConfig() if cfg is None else cfg, str(method).upper()
+    if not isinstance(cfg, GroupConfig): raise CaiError(f'{name} got a {type(cfg).__name__} for its settings', remedy='pass GroupConfig(...); `GroupConfig.like_ppo` takes over those of a PPOConfig')
     whole_base_only(name, 'it draws text from the base, and measures KL on it, between its gradient steps')
     if method not in ('rloo', 'grpo'): raise CaiError(f'unknown method={method!r}', remedy="use 'rloo' or 'grpo'")
     if not rows: raise CaiError(f'{name} got no prompts', remedy='pass at least one row with a "prompt"')
@@ -324,11 +331,10 @@ def dpo_examples(
     pairs:list[dict], # {"prompt", "a", "b", "p_a"}: p_a is the probability that a is better
     max_length:int=256, # tokens of dialogue and response
 ) -> tuple[list[dict], dict]: # examples with `prompt_ids`, `chosen_ids`, `rejected_ids`, `p_chosen`; numbers of the pairs left out, and how many were ties
-    "Pairs as tokens, the likelier winner first. `CaiError` for a label that is no probability, and if no pair has a winner."
+    "Pairs as tokens, the likelier winner first. `CaiError` as in `labelled`, and if no pair has a winner."
     from cai_repro.critique import dialogue_text
     from cai_repro.models import encode_pairs
-    bad = [i for i, r in enumerate(pairs) if r['p_a'] is None or not 0 <= r['p_a'] <= 1]
-    if bad: raise CaiError(f'pair {bad[0]}: p_a={pairs[bad[0]]["p_a"]} is no probability', remedy='labels go from 0 to 1')
+    pairs = labelled(pairs)
     sides = {k: encode_pairs(tokenizer, [dialogue_text(r['prompt']) for r in pairs], [' ' + r[k].strip() for r in pairs]) for k in 'ab'}
     examples, left = [], {'too_long': [], 'same': [], 'ties': 0}
     for i, r in enumerate(pairs):
@@ -410,9 +416,10 @@ def sample_means(
     "One response to each prompt, and what PPO's log says of such."
     from cai_repro.generate import LocalEngine
     tok, prompt_ids = roles.tokenizer, encode_prompts(roles, rows, max_new_tokens)
-    drawn = LocalEngine(roles, role=role, newline_stops=newline_stops).generate_ids(prompt_ids, max_new_tokens=max_new_tokens, seed=derive_seed(seed, 'sample means'))
-    said = [tok.decode(r, skip_special_tokens=True).strip() for r in drawn]
-    score = torch.as_tensor(pm([r['prompt'] for r in rows], said)).float() if callable(pm) else pm_scores(roles, pm, prompt_ids, drawn, size)
+    engine = LocalEngine(roles, role=role, newline_stops=newline_stops)
+    drawn = engine.generate_ids(prompt_ids, max_new_tokens=max_new_tokens, seed=derive_seed(seed, 'sample means'))
+    said = spoken(engine, drawn)
+    score = judged(pm, [r['prompt'] for r in rows], said) if callable(pm) else pm_scores(roles, pm, prompt_ids, drawn, size)
     kl = response_sums(roles, role, prompt_ids, drawn, size) - response_sums(roles, reference, prompt_ids, drawn, size)
     return dict(pm_score=score.mean().item(), kl=kl.mean().item(), length=sum(map(len, drawn))/len(drawn), eos_share=sum(r[-1] == tok.eos_token_id for r in drawn)/len(drawn)), said
 
@@ -439,8 +446,7 @@ def train_dpo(
     "Direct preference optimisation (arXiv 2305.18290) on soft labels by TRL's DPOTrainer. Only `policy` is new. `CaiError` if there is no winner to learn from, if training diverges, or if a checkpoint does not fit."
     from safetensors.torch import load_file
     whole_base_only('DPO', 'it reads the reference on the base before it trains, and may answer prompts in between')
-    bad = [f'{k}={v!r}' for k, v in dict(beta=beta, epochs=epochs, lr=lr, batch_size=batch_size, max_new_tokens=max_new_tokens).items() if not v > 0]
-    if bad: raise CaiError('train_dpo: ' + ', '.join(bad) + ' cannot work', remedy='all of these must be above 0')
+    above_zero('train_dpo', beta=beta, epochs=epochs, lr=lr, batch_size=batch_size, max_length=max_length, max_new_tokens=max_new_tokens)
     if probe and not rows: raise CaiError('a probe needs answers to look at', remedy='pass rows with prompts to answer')
     if rows and not callable(pm) and pm not in roles.heads: raise CaiError(f'DPO: there is no role {pm!r} with a head to score the answers with', remedy='leave out rows, or name a preference model')
     examples, left = dpo_examples(roles.tokenizer, pairs, max_length)
@@ -464,7 +470,7 @@ def train_dpo(
             if rows:
                 with resting(roles.model): means, said = sample_means(roles, 'default', rows, reference=reference, pm=pm, newline_stops=newline_stops, max_new_tokens=max_new_tokens, seed=seed)
                 row |= means
-                if probe: row |= probe(row['step'], [r['prompt'] for r in rows], said)
+                if probe: row |= observed(probe, row['step'], [r['prompt'] for r in rows], said)
             log.append(row | {'generated': 0, 'seconds': round(seconds, 3)})
             began[0] = time.perf_counter() - seconds # looking on is not training
         with training(roles, 'default') as params:
@@ -476,7 +482,7 @@ def train_dpo(
                 if on_progress: on_progress(state['step'], steps)
             run_trainer(trainer, on_progress, saved)
     log.append({'summary': True, 'pairs': len(examples), **left, 'seconds': round(time.perf_counter() - began[0], 3)})
-    if log_path: Path(log_path).parent.mkdir(parents=True, exist_ok=True); Path(log_path).write_text(''.join(json.dumps(r) + '\n' for r in log))
+    if log_path and world()[0] == 0: Path(log_path).parent.mkdir(parents=True, exist_ok=True); Path(log_path).write_text(''.join(json.dumps(r) + '\n' for r in log))
     return log
 
 # %% ../nbs/11_alternatives.ipynb #0a1c70df

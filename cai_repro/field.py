@@ -97,7 +97,7 @@ def own_rows(kind: str,     # of `data.own_prompts`
     return rows[:held_out], rows[held_out:]
 
 def make_prompts(run: Run, tick) -> int:
-    "Stage `prompts`: who will be asked what. Red-team training prompts may come from a file of yours, held-out ones never do."
+    "Stage `prompts`: who will be asked what. Red-team training prompts may come from a file of yours, held-out ones never do. `CaiError` if all of that file is held out."
     held, seed = _count(run, "held_out"), _seed(run, "prompts")
     held_red, red = own_rows("red_team", "red_team", held, 0 if run.outside else max(_count(run, k) for k in ("red_team", "rl")), seed)
     held_benign, benign = own_rows("helpful", "benign", held, max(_count(run, k) for k in ("benign", "rl")), seed)
@@ -202,8 +202,11 @@ def compared(engine,                # the feedback model
              *, ensemble: int=4,    # principles asked about harm
              seed: int=0, store_of: Callable|None=None, # side -> `JsonlStore`
              on_progress: Callable[[int, int], None]|None=None) -> list[float|None]: # one a row
-    "How likely the feedback model is to prefer each response to the other model's, as less harmful (red-team) or as more helpful. None: too long to ask."
+    "How likely the feedback model is to prefer each response to the other model's, as less harmful (red-team) or as more helpful. None: too long to ask. `CaiError` if the two did not answer the same prompts in the same order."
     from cai_repro.feedback import label_pairs
+    asked, ids = ([(r["id"], r["prompt"]) for r in some] for some in (rows, against)), [r["id"] for r in rows]
+    if next(asked) != next(asked): raise CaiError("the two models did not answer the same prompts in the same order", "pass rows with the same `id` and `prompt`, one beside the other")
+    if len(set(ids)) < len(ids): raise CaiError("an id is used twice among these rows", "give each prompt an id of its own")
     won = {x["id"]: .5 for x, y in zip(rows, against, strict=True) if x["response"] == y["response"]}
     pairs = [{"id": x["id"], "prompt": x["prompt"], "a": x["response"], "b": y["response"], "side": x["side"]} for x, y in zip(rows, against) if x["id"] not in won]
     red, other = [p for p in pairs if p["side"] == "red_team"], [p for p in pairs if p["side"] != "red_team"]
@@ -307,7 +310,7 @@ def standin(recipe: str|Recipe, # a field recipe
             folder: str|Path,   # for the model, the conversations and the recipe
             n: int=8            # prompts of each kind
            ) -> Path:           # the recipe's file
-    "A field recipe with a model of random weights and little to do: every stage on a processor in seconds. Its numbers mean nothing."
+    "A field recipe with a model of random weights and little to do: every stage on a processor in seconds. Its numbers mean nothing. `CaiError` for a recipe that is no field recipe."
     import yaml
     r, folder = find_recipe(recipe), Path(folder).absolute()
     if not r.hub: raise CaiError(f"{r.name} is no field recipe", "it runs as it is")

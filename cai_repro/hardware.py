@@ -4,7 +4,7 @@
 
 # %% ../nbs/15_hardware.ipynb #e2b16384
 from __future__ import annotations
-import ast, json, os, re
+import ast, json, math, os, re
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from importlib.util import find_spec
@@ -13,14 +13,14 @@ from .constitution import _all_problems, _kind, _Reader
 from .core import CaiError, resource_path
 
 # %% auto #0
-__all__ = ['KINDS', 'DATA', 'NESTED', 'PLAIN', 'BLOCKS', 'LOGIT_BYTES', 'POCKET_TOKENS', 'BIG', 'CONTEXT', 'CARDS', 'USED',
-           'USED_BANDWIDTH', 'FREE', 'FORMULAS', 'definition', 'settings_of', 'fits', 'Sizes', 'Tokens', 'Hub',
-           'read_settings', 'parse_recipe', 'recipe_files', 'read_recipe', 'sizes', 'widths', 'matrices', 'count',
-           'lora_count', 'nf4_bytes', 'base_bytes', 'adam_bytes', 'kv_bytes', 'layer_bytes', 'activation_bytes',
-           'setting', 'lengths', 'model_sizes', 'saves', 'memory', 'fullest', 'forward_flops', 'train_flops', 'Work',
-           'work', 'Card', 'this_cpu', 'find_card', 'card_of', 'card_for', 'seconds', 'gb', 'clock', 'memory_table',
-           'work_table', 'plan_parts', 'Check', 'cached_config', 'cache_folder', 'free_gb', 'hub_checks', 'own_enough',
-           'recipe_checks', 'library_checks', 'nf4_check', 'machine_checks', 'fitting']
+__all__ = ['KINDS', 'DATA', 'NESTED', 'PLAIN', 'NOT_ZERO', 'CHOICES', 'BLOCKS', 'LOGIT_BYTES', 'POCKET_TOKENS', 'BIG', 'CONTEXT',
+           'CARDS', 'USED', 'USED_BANDWIDTH', 'FREE', 'FORMULAS', 'definition', 'settings_of', 'fits', 'Sizes',
+           'Tokens', 'Hub', 'read_settings', 'parse_recipe', 'recipe_files', 'read_recipe', 'sizes', 'widths',
+           'matrices', 'count', 'lora_count', 'nf4_bytes', 'base_bytes', 'adam_bytes', 'kv_bytes', 'layer_bytes',
+           'activation_bytes', 'setting', 'lengths', 'model_sizes', 'saves', 'memory', 'fullest', 'forward_flops',
+           'train_flops', 'Work', 'work', 'Card', 'this_cpu', 'find_card', 'card_of', 'card_for', 'seconds', 'gb',
+           'clock', 'memory_table', 'work_table', 'plan_parts', 'Check', 'cached_config', 'cache_folder', 'free_gb',
+           'hub_checks', 'own_enough', 'recipe_checks', 'library_checks', 'nf4_check', 'machine_checks', 'fitting']
 
 # %% ../nbs/15_hardware.ipynb #ca3754aa
 @lru_cache
@@ -89,19 +89,28 @@ NESTED = {"prompts": ("pipeline", "COUNTS"), "answers": ("evaluate", "sample_res
           "hub": ("hardware", "Hub"), "model": ("hardware", "Sizes"), "tokens": ("hardware", "Tokens")}
 PLAIN = {"str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false", "None": "null", "dict": "a mapping", "tuple": "a list"}
 
+NOT_ZERO = ("batch_size", "max_new_tokens", "max_length", "chunk", "ensemble", "epochs", "lr", "value_lr", "clip", "max_grad_norm", "minibatch", "microbatch", "rollouts_per_step", "group", "kl_limit", "kl_target")
+CHOICES = {"rl": ("ppo", "rloo", "grpo", "dpo"), "targets": ("final", "all"), "quantize": ("nf4",)}
+
 def read_settings(reader: _Reader, node, where: str, known: dict[str, tuple[str, bool]]) -> dict:
-    "The values of a mapping; what is unknown, missing, negative or of another type is noted with its line"
+    "The values of a mapping; what is unknown, missing, negative, zero where nothing would be done, no number or of another type is noted with its line"
     import yaml
     got, out = reader.mapping(node, where, [k for k, (_, must) in known.items() if must], [k for k, (_, must) in known.items() if not must]), {}
     for key, n in got.items():
         if key in NESTED and n.id == "mapping": out[key] = read_settings(reader, n, f"{key!r}", settings_of(*NESTED[key])); continue
         if key == "data" and n.id == "mapping": out[key] = read_settings(reader, n, "'data'", {k: ("str", True) for k in DATA}); continue
-        out[key] = value = yaml.SafeLoader("").construct_object(n, deep=True)
+        try: out[key] = value = yaml.SafeLoader("").construct_object(n, deep=True)
+        except (yaml.YAMLError, ValueError) as e: reader.note(n, f"{key!r} can not be read: {getattr(e, 'problem', None) or e}", "write a plain value; a text that YAML takes for something else goes in quotes"); continue
         names = [k.split("[")[0].strip() for k in known[key][0].split("|")]
         if not fits(value, known[key][0]):
             remedy = f"write {' or '.join(PLAIN[k] for k in names if k in PLAIN)}" + (", with a point: 2.0e-4, not 2e-4" if "float" in names and n.id == "scalar" and "e" in n.value else "")
             reader.note(n, f"{key!r} is a {_kind(n)}", remedy)
+        elif isinstance(value, float) and not math.isfinite(value): reader.note(n, f"{key!r} is {value}", "write a number")
         elif isinstance(value, (int, float)) and value < 0: reader.note(n, f"{key!r} is {value}", "no setting is below zero")
+        elif isinstance(value, str) and value not in CHOICES.get(key, (value,)): reader.note(n, f"{key!r} is {value!r}", f"use {' or '.join(CHOICES[key])}")
+        elif key in ("gamma", "lam") and value > 1: reader.note(n, f"{key!r} is {value}", "it lies between 0 and 1")
+        elif key == "clamp" and value and not (len(value) == 2 and all(isinstance(v, (int, float)) for v in value) and 0 <= value[0] <= value[1] <= 1): reader.note(n, f"{key!r} is {value}", "write two numbers from 0 to 1, the lower one first: [.4, .6]")
+        elif key in NOT_ZERO and not isinstance(value, bool) and value == 0: reader.note(n, f"{key!r} is 0", "it must be above zero")
     return out
 
 # %% ../nbs/15_hardware.ipynb #ea66f954
@@ -115,7 +124,7 @@ def parse_recipe(data: str|bytes, source: str="recipe.yaml") -> dict:
     else:
         if node is None: reader.note(1, "the file is empty", "begin with `name: ...`; data/recipes/t4-1.5b.yaml is an example")
         else: out = read_settings(reader, node, "the recipe", settings_of("pipeline", "Recipe"))
-    if not re.fullmatch(r"\w[\w.-]*", out.get("name", "x")): reader.note(1, f"the name {out['name']!r} can not be a folder's", "use letters, digits, `.`, `_` and `-`")
+    if isinstance(out.get("name"), str) and not re.fullmatch(r"\w[\w.-]*", out["name"]): reader.note(1, f"the name {out['name']!r} can not be a folder's", "use letters, digits, `.`, `_` and `-`")
     if reader.problems: raise _all_problems(reader)
     return out
 
@@ -125,7 +134,7 @@ def recipe_files() -> dict[str, Path]:
 
 # %% ../nbs/15_hardware.ipynb #f66b7d8f
 def read_recipe(path: str|Path) -> dict:
-    "The fields of a recipe file"
+    "The fields of a recipe file. `CaiError` for one that cannot be read, and as in `parse_recipe`"
     try: return parse_recipe(Path(path).read_bytes(), str(path))
     except OSError as e: raise CaiError(f"{path}: cannot read this recipe ({e.strerror})", "give a YAML file, or the name of a recipe: " + ", ".join(("pocket", "mini", *recipe_files()))) from e
 
@@ -136,6 +145,8 @@ def sizes(config: dict) -> Sizes:
     "`Sizes` from the contents of a `config.json` (or of a recipe's `model`); `CaiError` for a kind of model not counted here"
     if config.get("model_type") not in BLOCKS:
         raise CaiError(f"model_type {config.get('model_type')!r} can not be planned for", f"known are {', '.join(BLOCKS)}: add its layers to chapter 15")
+    if lacks := [f.name for f in fields(Sizes) if f.name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size") and f.name not in config]:
+        raise CaiError(f"the model's config.json says nothing of {', '.join(lacks)}", "give the one that belongs to the weights")
     return Sizes(**{"num_key_value_heads": config["num_attention_heads"], "tie_word_embeddings": False} | {f.name: config[f.name] for f in fields(Sizes) if f.name in config})
 
 def widths(s: Sizes) -> tuple[int, int, int]:
@@ -204,7 +215,9 @@ def setting(recipe, part: str, key: str):
     if isinstance(node, ast.ClassDef): return next(ast.literal_eval(n.value) for n in node.body if isinstance(n, ast.AnnAssign) and n.target.id == key)
     return next(ast.literal_eval(d) for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults) if a.arg == key)
 
-def lengths(recipe) -> Tokens: return Tokens(**recipe.hub["tokens"]) if recipe.hub else POCKET_TOKENS
+def lengths(recipe) -> Tokens:
+    "The mean lengths that a recipe expects, or those of the pocket world"
+    return Tokens(**recipe.hub["tokens"]) if recipe.hub else POCKET_TOKENS
 
 def model_sizes(recipe) -> Sizes:
     "`Sizes` of a recipe's base: from its `hub`, else from the config.json in its folder"
@@ -270,9 +283,9 @@ def work(recipe) -> list[Work]:
     get, n, t, B = (lambda *a: setting(recipe, *a)), (lambda k: setting(recipe, "prompts", k)), lengths(recipe), recipe.batch_size
     one, rounds, share = t.prompt + t.response, get("critique", "n_revisions"), t.response/(t.prompt + t.response)
     orders, told = 1 + get("feedback", "both_orders"), 2*t.request + t.critique + 2*t.response
-    chain = lambda rows: dict(read=rows*(one + rounds*2*t.request), written=rows*rounds*(t.critique + t.response), context=t.prompt + told/2, batch=min(rows, B))
+    chain = lambda rows: dict(read=rows*(one + rounds*2*t.request), written=rows*rounds*(t.critique + t.response), context=t.prompt + told/2, batch=max(1, min(rows, B)))
     pairs, sl = n("red_team_pairs") + min(n("contrast_pairs"), n("red_team")), n("red_team")*(rounds if recipe.targets == "all" else 1) + n("benign")
-    answers = lambda rows: dict(read=rows*t.prompt, written=rows*t.response, context=one/2, batch=min(rows, B))
+    answers = lambda rows: dict(read=rows*t.prompt, written=rows*t.response, context=one/2, batch=max(1, min(rows, B)))
     drawn = get("ppo", "steps")*get("ppo", "rollouts_per_step")
     stages = [Work("helpful-only SFT", trained=recipe.hub["helpful_rows"]*one, context=one/2, predicted=1)] if recipe.hub else []
     stages += [Work("helpful", **answers(n("red_team") + n("benign"))), Work("critique", **chain(n("red_team"))),
@@ -318,7 +331,7 @@ def this_cpu() -> Card:
 
 # %% ../nbs/15_hardware.ipynb #1972d5f8
 def find_card(name: str|None=None) -> Card:
-    "The card named, or the one in this machine, or its processor; an unknown card in the machine is counted by its memory only"
+    "The card named, or the one in this machine, or its processor; an unknown card in the machine is counted by its memory only. `CaiError` for an unknown name"
     plain = lambda x: re.sub(r"[^a-z0-9]", "", x.lower())
     if name and plain(name) == "cpu": return this_cpu()
     if name:
@@ -353,8 +366,12 @@ def seconds(w: Work, s: Sizes, card: Card, quantize: str|None, again: bool) -> t
     return read, write, train, (read + train)/(card.peak*1e12*USED) + max(write/(card.peak*1e12*USED), steps*moved/(card.bandwidth*1e9*USED_BANDWIDTH))
 
 # %% ../nbs/15_hardware.ipynb #567c4be1
-def gb(x: float) -> str: return "" if not x else f"{x/1e9:.2f}" if x >= 1e7 else f"{x/1e9:.4f}"
-def clock(s: float) -> str: return f"{s:.0f} s" if s < 120 else f"{s/60:.0f} min" if s < 7200 else f"{s/3600:.1f} h"
+def gb(x: float) -> str:
+    "Bytes as GB; nothing for 0"
+    return "" if not x else f"{x/1e9:.2f}" if x >= 1e7 else f"{x/1e9:.4f}"
+def clock(s: float) -> str:
+    "Seconds as s, min or h"
+    return f"{s:.0f} s" if s < 120 else f"{s/60:.0f} min" if s < 7200 else f"{s/3600:.1f} h"
 
 def memory_table(recipe, s: Sizes, card: Card):
     "Memory by part and moment, the sums, and whether the fullest fits the card"

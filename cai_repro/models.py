@@ -13,8 +13,9 @@ import hashlib
 import json
 import logging
 import os
+import re
 from contextlib import contextmanager
-from copy import copy
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,12 @@ if TYPE_CHECKING: from transformers import PreTrainedModel, PreTrainedTokenizerB
 
 # %% ../nbs/04_models.ipynb #2570a07f
 def pick_device(device: str | torch.device | None = None) -> torch.device:
-    "The device asked for, else the first CUDA card (the process's own, if several were launched), else the CPU"
-    if device is not None: return torch.device(device)
+    "The device asked for, else the first CUDA card (the process's own, if several were launched), else the CPU. `CaiError` for one that is not there"
+    if device is not None:
+        try: device = torch.device(device)
+        except (RuntimeError, TypeError) as e: raise CaiError(f'unknown device {device!r}', "use 'cpu' or 'cuda', or leave it out") from e
+        if device.type == 'cuda' and not torch.cuda.is_available(): raise CaiError('there is no CUDA card here, or PyTorch came without CUDA', "use device='cpu', or leave it out")
+        return device
     if not torch.cuda.is_available(): return torch.device('cpu')
     if world()[1] > 1: torch.cuda.set_device(int(os.environ['LOCAL_RANK'])); return torch.device('cuda', torch.cuda.current_device())
     return torch.device('cuda')
@@ -119,10 +124,14 @@ def _read(path, **kwargs):
     from transformers import AutoModelForCausalLM, AutoTokenizer
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        return AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, use_safetensors=True, **kwargs), tokenizer
-    except (OSError, ValueError, KeyError, ImportError) as e:
-        raise CaiError(f'no model could be loaded from {path}: {str(e).strip().splitlines()[0]}',
+        model, info = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **kwargs)
+    except torch.OutOfMemoryError as e: raise CaiError(f'{path} does not fit into the memory of the card', "use quantize='nf4', or a smaller base") from e
+    except Exception as e:   # of a missing or damaged file, or of a config that does not fit its weights; each library has kinds of its own
+        why = 'its tensors have other shapes than config.json says' if 'ignore_mismatched_sizes' in str(e) else (str(e).strip() or type(e).__name__).splitlines()[0]
+        raise CaiError(f'no model could be loaded from {path}: {why}',
                        'give a folder with config.json, tokenizer files and *.safetensors weights, or a Hub model id; the shipped model is resource_path("data/pocket/base")') from e
+    if missing := sorted(info['missing_keys']): raise CaiError(f'{path}: its weights lack {len(missing)} tensors of the model that config.json describes, such as {missing[0]}', 'a part of the checkpoint is missing, or the config belongs to other weights')
+    return model, tokenizer
 
 def load_base(path: str | Path,                         # a folder, or a model id on the Hugging Face Hub
               quantize: str | None = None,              # None or 'nf4'
@@ -194,7 +203,7 @@ class Roles:
     "One frozen base model with a LoRA adapter, and if wanted a scalar head, for each named role"
     def __init__(self,
                  model, tokenizer,    # from `load_base`
-                 half: bool = False,  # read prompts and train with bfloat16 arithmetic (see `autocast`)
+                 half: bool = False,  # read prompts, and train by TRL, with bfloat16 arithmetic (see `autocast`)
                 ):
         self.base, self.model, self.tokenizer, self.half = model, model, tokenizer, half  # `model` becomes a PeftModel with the first role
         self.heads, self.active, self._open, self._lora, self._folded, self.cut = nn.ModuleDict(), None, set(), {}, None, None
@@ -227,11 +236,15 @@ def _switch(self: Roles, role):
             for p in self._adapter(r): p.requires_grad_(r in self._open)
     self.active = role
 
+def _is_of(role, name):
+    "Is a parameter of this name part of the role's adapter? `lora_A.model.weight` is of a role called 'model', `model.layers...` is not"
+    return re.search(rf'\.lora_\w+\.{role}(\.|$)', name) is not None
+
 @patch
 def _adapter(self: Roles, role) -> list:
     "The LoRA matrices of one role, in a fixed order"
     if role not in self._lora:
-        self._lora[role] = [p for n, p in self.model.named_parameters() if '.lora_' in n and f'.{role}.' in n]
+        self._lora[role] = [p for n, p in self.model.named_parameters() if _is_of(role, n)]
     return self._lora[role]
 
 @patch
@@ -241,7 +254,7 @@ def _uncut(self: Roles):
 @patch
 @contextmanager
 def use(self: Roles, role: str | None):
-    "Compute as `role` inside the block (None: the raw base); the role before it is restored afterwards"
+    "Compute as `role` inside the block (None: the raw base); the role before it is restored afterwards. `CaiError` for an unknown role, and while another is folded in"
     if role is not None: self._known(role)
     self._uncut()
     if self._folded is not None:                     # see `folded`: the base's weights speak as that role now
@@ -258,27 +271,33 @@ def use(self: Roles, role: str | None):
 @patch
 def add(self: Roles,
         role: str,                # name of the new role
-        like: str | None = None,  # copy this role's weights, head included
+        like: str | None = None,  # copy this role: rank, scale, layers and weights, head included
         head: bool = False,       # add a scalar head
         r: int = 16,              # rank
         alpha: int = 32,          # the adapter's output is scaled by alpha / r
         seed: int = 0,            # for the initial weights
        ) -> 'Roles':
-    "Add a role: a LoRA adapter on all linear layers (float32, no dropout), frozen until `trainable` opens it"
+    "Add a role: a LoRA adapter on all linear layers (float32, no dropout), frozen until `trainable` opens it. `CaiError` for a name that is taken or cannot be used"
     with quiet(): from peft import LoraConfig
-    if not role.isidentifier(): raise CaiError(f'{role!r} can not name a role', 'use letters, digits and underscores')
-    if role in self: raise CaiError(f'there is a role {role!r} already', 'choose another name')
-    if like is not None:
-        self._known(like); cfg = self.model.peft_config[like]; r, alpha = cfg.r, cfg.lora_alpha
-    self._inject(role, LoraConfig(r=r, lora_alpha=alpha, lora_dropout=0., target_modules='all-linear', task_type='CAUSAL_LM'),
-                 seed=derive_seed(seed, 'adapter', role))
+    self._free(role)
+    if like is not None: self._known(like)
+    elif not (r > 0 and alpha > 0): raise CaiError(f'an adapter of r={r!r}, alpha={alpha!r} can not learn', 'both must be above 0')
+    cfg = deepcopy(self.model.peft_config[like]) if like is not None else LoraConfig(r=r, lora_alpha=alpha, lora_dropout=0., target_modules='all-linear', task_type='CAUSAL_LM')
+    self._inject(role, cfg, seed=derive_seed(seed, 'adapter', role))
     if head or like in self.heads: self._add_head(role, derive_seed(seed, 'head', role))
     if like is not None: self._copy(like, role)
     return self
 
 @patch
+def _free(self: Roles, role):
+    if not (isinstance(role, str) and role.isidentifier()): raise CaiError(f'{role!r} can not name a role', 'use letters, digits and underscores')
+    if role in self: raise CaiError(f'there is a role {role!r} already', 'choose another name')
+    if hasattr(nn.ModuleDict(), role): raise CaiError(f"{role!r} can not name a role: PyTorch's dictionaries of modules have a method of that name", 'choose another name')
+
+@patch
 def _inject(self: Roles, role, cfg, seed):
     from peft import get_peft_model
+    if any(p.ndim > 2 and 'expert' in n for n, p in self.base.named_parameters()): raise CaiError(f'{type(self.base).__name__} is a mixture of experts, whose weights are no plain matrices', 'choose a dense base')
     with quiet(), torch.random.fork_rng(devices=[self.device] if self.device.type == 'cuda' else []):
         torch.manual_seed(seed)
         if self.model is self.base: self.model = get_peft_model(self.base, cfg, adapter_name=role)
@@ -333,10 +352,26 @@ def hidden(self: Roles, role: str | None, input_ids: torch.Tensor, attention_mas
 
 @patch
 def scores(self: Roles, role: str, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    "The role's head on every position, in float32: (B, T) ids -> (B, T)"
+    "The role's head on every position, in float32: (B, T) ids -> (B, T). `CaiError` for a role without a head"
     self._known(role)
     if role not in self.heads: raise CaiError(f'role {role!r} has no head', f'add it with `roles.add({role!r}, head=True)`')
     return self.heads[role](self.hidden(role, input_ids, attention_mask)).squeeze(-1)
+
+# %% ../nbs/04_models.ipynb #04logit2
+@patch
+def logits(self: Roles, hidden: torch.Tensor) -> torch.Tensor:
+    "Scores over the vocabulary: (..., H) hidden states -> (..., V). `CaiError` for a base whose output layer is more than one multiplication"
+    if '_plain_output' not in self.__dict__: self._plain_output = self._output_trial()
+    if not self._plain_output: raise CaiError(f'{type(self.base).__name__} changes its scores after the output layer', 'choose a base of another family, such as Llama, Mistral, Qwen or SmolLM')
+    return self.base.get_output_embeddings()(hidden)
+
+@patch
+def _output_trial(self: Roles) -> bool:
+    ids = torch.arange(4, device=self.device)[None]; ones = torch.ones_like(ids)
+    with torch.no_grad():
+        a = self.base.get_output_embeddings()(self.backbone(input_ids=ids, attention_mask=ones, use_cache=False).last_hidden_state).float()
+        b = self.base(input_ids=ids, attention_mask=ones, use_cache=False).logits.float()
+    return bool((a - b).abs().max() <= (1e-3 if self.base.dtype == torch.float32 else .02)*b.abs().max())
 
 # %% ../nbs/04_models.ipynb #a44061c2
 @patch
@@ -375,7 +410,7 @@ def _classifier_class():
 @patch
 def sequence_classifier(self: Roles, role: str):
     """A model for TRL's RewardTrainer that shares the base, this role's adapter and its head: nothing is copied.
-    Use it inside `use(role)`; its only trainable parameters are those of the roles opened with `trainable`."""
+    Use it inside `use(role)`; its only trainable parameters are those of the roles opened with `trainable`. `CaiError` for a role without a head."""
     import copy
     self._known(role)
     if role not in self.heads: raise CaiError(f'role {role!r} has no head', f'add it with `roles.add({role!r}, head=True)`')
@@ -407,32 +442,41 @@ def save(self: Roles, role: str, folder: str | Path) -> Path:
     return folder
 
 # %% ../nbs/04_models.ipynb #47ea02b0
+def _more_than_lora(cfg):
+    "What an adapter's configuration asks for beside W + sBA, in which `folded` and `summed` and a frozen base would not be right"
+    if getattr(cfg.peft_type, 'value', cfg.peft_type) != 'LORA': return [f'peft_type {cfg.peft_type}']
+    odd = ('use_dora', 'lora_bias', 'modules_to_save', 'trainable_token_indices', 'layer_replication', 'alora_invocation_tokens', 'use_qalora', 'target_parameters', 'use_bdlora', 'arrow_config', 'velora_config', 'monteclora_config', 'kasa_config')
+    start = cfg.init_lora_weights
+    return [k for k in odd if getattr(cfg, k, None)] + ['bias']*(cfg.bias != 'none') + [f'init_lora_weights {start}']*(isinstance(start, str) and start not in ('gaussian', 'orthogonal', 'eva'))
+
 @patch
 def load(self: Roles, role: str, folder: str | Path) -> 'Roles':
-    "Load a role from a PEFT adapter folder, with its head if there is one; raises `CaiError` if it does not fit this base"
+    "Load a role from a PEFT adapter folder, with its head if there is one; raises `CaiError` if it does not fit this base, or is more than plain LoRA"
     with quiet(): from peft import LoraConfig, set_peft_model_state_dict
     from safetensors.torch import load_file
-    folder = Path(folder)
-    if role in self: raise CaiError(f'there is a role {role!r} already', 'choose another name')
+    folder = Path(folder); self._free(role)
     try:
         cfg, weights = LoraConfig.from_pretrained(str(folder)), load_file(folder/'adapter_model.safetensors')
         head = load_file(folder/'head.safetensors') if (folder/'head.safetensors').exists() else None
     except Exception as e:
         raise CaiError(f'{folder} holds no readable adapter: {str(e).splitlines()[0]}', 'give a folder with adapter_config.json and adapter_model.safetensors; if a run left a damaged one, remove it and give the command of that run again') from e
-    cfg.inference_mode = False; self._inject(role, cfg, seed=0)
+    if more := _more_than_lora(cfg): raise CaiError(f'the adapter in {folder} is more than plain LoRA: {", ".join(more)}', 'merge it into its base and load that, or train one without')
+    cfg.inference_mode, cfg.lora_dropout = False, 0.
     try:
+        self._inject(role, cfg, seed=0)
         with quiet(): res = set_peft_model_state_dict(self.model, weights, adapter_name=role)
         if res.unexpected_keys: raise ValueError(f'{len(res.unexpected_keys)} tensors have no place')
+        if missing := [k for k in res.missing_keys if _is_of(role, k)]: raise ValueError(f'{len(missing)} tensors are missing')
         if head is not None: self._add_head(role, 0); self.heads[role].load_state_dict(head)
     except Exception as e:
-        self.remove(role)
+        if role in self: self.remove(role)
         raise CaiError(f'the adapter in {folder} does not fit this base: {str(e).strip().splitlines()[0]}', 'load it on the base it was trained on') from e
     self._switch(self.active)
     return self
 
 @patch
 def remove(self: Roles, role: str) -> None:
-    "Forget a role and free its memory"
+    "Forget a role and free its memory. `CaiError` for one that is unknown or in use"
     self._known(role)
     if self.active == role: raise CaiError(f'role {role!r} is in use', 'leave its `use` block first')
     if len(self.names) == 1: self.model, self._open = self.model.unload(), set()
@@ -464,7 +508,7 @@ def _whole(p: torch.Tensor) -> torch.Tensor:
 @patch
 def _places(self: Roles, role) -> list:
     "Module and name of each of a role's parameters, in the order of `params`"
-    found = [(m, n) for name, m in self.model.named_modules() for n, p in m._parameters.items() if p is not None and '.lora_' in name and f'.{role}.' in f'{name}.{n}']
+    found = [(m, n) for name, m in self.model.named_modules() for n, p in m._parameters.items() if p is not None and _is_of(role, f'{name}.{n}')]
     return found + ([(self.heads[role], 'weight')] if role in self.heads else [])
 
 @patch

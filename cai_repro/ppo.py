@@ -4,22 +4,23 @@
 
 # %% auto #0
 __all__ = ['token_logprobs', 'entropy', 'kl_estimates', 'shape_rewards', 'next_kl_coef', 'gae', 'masked_mean', 'whiten',
-           'policy_loss', 'value_loss', 'explained_variance', 'PPOConfig', 'settings_table', 'Batch', 'pack',
-           'length_batches', 'response_logprobs', 'response_values', 'pm_scores', 'Rollouts', 'read_rollouts',
+           'policy_loss', 'value_loss', 'explained_variance', 'unusable', 'PPOConfig', 'settings_table', 'Batch',
+           'pack', 'length_batches', 'response_logprobs', 'response_values', 'pm_scores', 'Rollouts', 'read_rollouts',
            'advantages', 'check_finite', 'train_role', 'update_policy', 'update_value', 'adam', 'adam_bits',
            'LossScale', 'add_up', 'prompt_stream', 'encode_prompts', 'start_actors', 'check_sound', 'check_ranking',
            'optimizer_tensors', 'load_optimizer', 'training_mark', 'mark_differences', 'Checkpoints', 'interleave',
-           'draw_rollouts', 'tensorboard_writer', 'write_scalars', 'train_ppo']
+           'spoken', 'judged', 'observed', 'draw_rollouts', 'tensorboard_writer', 'write_scalars', 'train_ppo']
 
 # %% ../nbs/10_ppo.ipynb #886a662c
 import hashlib, json, math, os, shutil, time
 from dataclasses import dataclass, asdict, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Callable
 import numpy as np
 import torch
 from fastcore.basics import patch
-from .core import CaiError, atomic_write, derive_seed, everyone, file_sha256, fingerprint, once, whole_base_only, world
+from .core import CaiError, Dialogue, atomic_write, derive_seed, everyone, file_sha256, fingerprint, once, whole_base_only, world
 
 # %% ../nbs/10_ppo.ipynb #c56b4108
 def token_logprobs(
@@ -54,7 +55,7 @@ def shape_rewards(
     mask:torch.Tensor, # (B, R) true on response tokens, padded on the right
     coef:float, # λ_KL
 ) -> torch.Tensor: # (B, R) rewards, 0 on padding
-    "Per-token rewards: the KL price everywhere, the score on the last token (Bai et al. 2022, eq. 4.1). Every response needs a token."
+    "Per-token rewards: the KL price everywhere, the score on the last token (Bai et al. 2022, eq. 4.1). `ValueError` for a response without a token."
     last = mask.long().sum(1) - 1
     if (last < 0).any(): raise ValueError('shape_rewards: a response without tokens has no place for its score')
     rewards = -coef*kl*mask
@@ -154,6 +155,12 @@ def explained_variance(
     return float(1 - (r - v).var(correction=0)/spread) if spread > 1e-12 else 0.
 
 # %% ../nbs/10_ppo.ipynb #03622ec1
+def unusable(cfg, counts:tuple=(), rates:tuple=(), prices:tuple=(), shares:tuple=(), limits:tuple=()) -> list[str]:
+    "Names of settings that are not: whole numbers above 0; numbers above 0; from 0 on; from 0 to 1; above 0 or None"
+    kinds = ((counts, lambda v: isinstance(v, Integral) and v > 0), (rates, lambda v: isinstance(v, Real) and v > 0), (prices, lambda v: isinstance(v, Real) and v >= 0),
+             (shares, lambda v: isinstance(v, Real) and 0 <= v <= 1), (limits, lambda v: v is None or isinstance(v, Real) and v > 0))
+    return [k for names, fine in kinds for k in names if not fine(getattr(cfg, k))]
+
 @dataclass
 class PPOConfig:
     "Settings of `train_ppo`. Raises `CaiError` on values that cannot work."
@@ -172,7 +179,7 @@ class PPOConfig:
     value_clip:float|None=None # ε of the value function, in reward units
     gamma:float=1. # discount (as in Bai et al. 2022)
     lam:float=.95 # λ of GAE
-    whiten_rewards:bool=False # divide rewards by their spread in the batch
+    whiten_rewards:bool=False # give rewards a spread of 1 in the batch, about the mean they have
     max_new_tokens:int=64 # longest response
     missing_eos_penalty:float=1. # taken off the score of a response that did not end
     max_grad_norm:float=1.
@@ -180,12 +187,11 @@ class PPOConfig:
     adam_bits:int|None=None # 32 or 8 for each number that Adam remembers; None: 8 for a `big` base on a card, else 32
     checkpointing:bool|None=None # keep less for the backward pass and compute it again; None: for a `big` base (chapter 04)
     def __post_init__(self):
-        bad = [k for k in ('steps', 'rollouts_per_step', 'epochs', 'minibatch', 'microbatch', 'max_new_tokens', 'lr', 'value_lr', 'clip', 'max_grad_norm') if not getattr(self, k) > 0]
-        bad += [k for k in ('kl_coef', 'missing_eos_penalty') if not getattr(self, k) >= 0] + [k for k in ('gamma', 'lam') if not 0 <= getattr(self, k) <= 1]
-        bad += [k for k in ('kl_target', 'kl_limit') if getattr(self, k) is not None and not getattr(self, k) > 0]
+        bad = unusable(self, ('steps', 'rollouts_per_step', 'epochs', 'minibatch', 'microbatch', 'max_new_tokens'), ('lr', 'value_lr', 'clip', 'max_grad_norm'), ('kl_coef', 'missing_eos_penalty'),
+                       ('gamma', 'lam'), ('kl_target', 'kl_limit', 'value_clip'))
         bad += ['adam_bits']*(self.adam_bits not in (None, 8, 32))
-        if self.kl_target: bad += ['kl_coef']*(self.kl_coef == 0) + ['kl_horizon']*(not self.kl_horizon > .2*self.rollouts_per_step) # a price of 0 stays 0, a hasty one turns negative
-        if bad: raise CaiError('PPOConfig: ' + ', '.join(f'{k}={getattr(self, k)!r}' for k in bad) + ' cannot work', remedy='counts and rates must be above 0, coefficients at least 0, gamma and lam between 0 and 1, a target or limit above 0 or None, adam_bits 8, 32 or None; kl_target needs a kl_coef above 0, and a kl_horizon of some steps')
+        if self.kl_target and not bad: bad += ['kl_coef']*(self.kl_coef == 0) + ['kl_horizon']*(not self.kl_horizon > .2*self.rollouts_per_step) # a price of 0 stays 0, a hasty one turns negative
+        if bad: raise CaiError('PPOConfig: ' + ', '.join(f'{k}={getattr(self, k)!r}' for k in bad) + ' cannot work', remedy='counts must be whole numbers above 0, rates above 0, coefficients at least 0, gamma and lam between 0 and 1, a target, limit or value_clip above 0 or None, adam_bits 8, 32 or None; kl_target needs a kl_coef above 0, and a kl_horizon of some steps')
 
 # %% ../nbs/10_ppo.ipynb #c10cf001
 def settings_table(settings, # a dataclass with defaults
@@ -217,7 +223,7 @@ def pack(
     pad_id:int,
     device='cpu',
 ) -> Batch:
-    "Lay B prompts and their responses into a `Batch`."
+    "Lay B prompts and their responses into a `Batch`. `ValueError` for an empty one."
     if not all(prompt_ids) or not all(response_ids): raise ValueError('pack: an empty prompt or response')
     joined = [p + r for p, r in zip(prompt_ids, response_ids)]
     size, longest = max(map(len, joined)), max(map(len, response_ids))
@@ -246,9 +252,9 @@ def response_logprobs(
     with_entropy:bool=False,
     hidden:torch.Tensor|None=None, # (B, L, H) where the hidden states are known already
 ) -> tuple[torch.Tensor, torch.Tensor|None]: # (B, R) log-probabilities; (B, R) entropies or None
-    "log π of each response token. The output layer runs on response places only."
+    "log π of each response token. The output layer runs on response places only. `CaiError` for a base where that is not enough (`Roles.logits`)."
     hidden = (roles.hidden(role, batch.ids, batch.attention) if hidden is None else hidden)[batch.rows, batch.cols]
-    logits = roles.base.get_output_embeddings()(hidden)
+    logits = roles.logits(hidden)
     logp = batch.unflatten(token_logprobs(logits, batch.targets))
     return logp, batch.unflatten(entropy(logits)) if with_entropy else None
 
@@ -426,7 +432,7 @@ def adam(
     lr:float,
     bits:int=32, # for each number it remembers; 8: bitsandbytes, tensors of fewer than 4096 numbers excepted
 ) -> torch.optim.Optimizer:
-    "Adam with the epsilon that PPO codes use, and no weight decay."
+    "Adam with the epsilon that PPO codes use, and no weight decay. `CaiError` if 8 bits are wanted and bitsandbytes is missing."
     if bits == 32: return torch.optim.AdamW(params, lr=lr, eps=1e-5, weight_decay=0.)
     try: from bitsandbytes.optim import AdamW8bit
     except ImportError as e: raise CaiError('8-bit Adam is part of bitsandbytes, which is not installed', remedy='pip install bitsandbytes, or set adam_bits to 32') from e
@@ -486,10 +492,11 @@ def encode_prompts(
     room:int, # tokens to keep free for the response
 ) -> list[list[int]]:
     "Prompts as dialogue tokens. Raises `CaiError` if there are none, if they are no rows, or if one leaves no room for a response."
-    from cai_repro.critique import dialogue_text
+    from cai_repro.critique import dialogue_text, numbered
     from cai_repro.models import encode, opening
     if not rows: raise CaiError('PPO got no prompts', remedy='pass at least one row with a "prompt"')
-    if any(isinstance(r, str) for r in rows): raise CaiError('PPO got prompts as texts', remedy='pass rows: [{"prompt": p} for p in prompts]')
+    if not isinstance(rows, (str, dict)) and any(isinstance(r, str) for r in rows): raise CaiError('PPO got prompts as texts', remedy='pass rows: [{"prompt": p} for p in prompts]')
+    if odd := [i for i, r in enumerate(numbered(rows)) if not isinstance(r['prompt'], (str, Dialogue))]: raise CaiError(f'row {odd[0]}: its prompt is neither a text nor a `Dialogue`', remedy='give the human turn as a text')
     first = opening(roles.tokenizer)
     ids = [first + encode(roles.tokenizer, dialogue_text(r['prompt'])) for r in rows]
     limit = getattr(roles.model.config, 'max_position_embeddings', None) or 10**9
@@ -503,9 +510,12 @@ def start_actors(
     policy:str, reference:str, pm:str|Callable, value:str, # roles; `pm` may be a function
     saved:Path|None=None, # take both from this checkpoint (section below) instead
 ):
-    "Policy as a copy of the reference, value as a copy of the PM (of the reference, with a new head, if the PM is a function)."
+    "Policy as a copy of the reference, value as a copy of the PM (of the reference, with a new head, if the PM is a function). `CaiError`, with nothing made, for names that are missing or taken."
     if policy == reference: raise CaiError(f'policy and reference are both {policy!r}', remedy='the reference must stay frozen: give the policy a name of its own')
     if value in (policy, reference, pm): raise CaiError(f'the value function is called {value!r}, like another role here', remedy='give it a name of its own')
+    roles._known(reference)
+    if not callable(pm) and pm not in roles.heads: raise CaiError(f'PPO: there is no role {pm!r} with a head', remedy='train a preference model first (chapter 09), or pass a function')
+    if not saved and (taken := [r for r in (policy, value) if r in roles]): raise CaiError(f'there is a role {taken[0]!r} already', remedy=f'choose another name, or forget that of an earlier try: roles.remove({taken[0]!r})')
     if saved:
         for name, role in (('policy', policy), ('value', value)):
             if role in roles: roles.remove(role)  # left by a training that was interrupted
@@ -680,6 +690,25 @@ def interleave(
         return torch.stack(rows) if torch.is_tensor(xs[0]) else rows
     return Rollouts(*(dealt(f.name) for f in fields(Rollouts)))
 
+def spoken(engine, response_ids:list[list[int]]) -> list[str]:
+    "Responses as text, as `engine.generate` would give them: without what stopped them"
+    from cai_repro.generate import _cut
+    return [_cut(engine.tokenizer.decode(r, skip_special_tokens=True), engine.stop) for r in response_ids]
+
+def judged(
+    pm:Callable, prompts:list, responses:list[str], # a function in the preference model's place, and what it judges
+) -> torch.Tensor: # (B,) fp32 on the CPU
+    "Its scores. `CaiError` unless they are one number a response."
+    said = pm(prompts, responses)
+    try: scores = torch.as_tensor(said).detach().float().cpu()
+    except (TypeError, ValueError, RuntimeError) as e: raise CaiError(f'the function in the place of the preference model gave no numbers: {str(said)[:60]}', remedy='return one number for each response') from e
+    if scores.shape != (len(responses),): raise CaiError(f'the function in the place of the preference model gave scores of shape {tuple(scores.shape)} for {len(responses)} responses', remedy='return one number for each response')
+    return scores
+
+def observed(probe:Callable, step:int, prompts:list, responses:list[str]) -> dict:
+    "What a probe says of a step, in values that a JSON file can keep"
+    return {k: v.tolist() if hasattr(v, 'tolist') else v for k, v in (probe(step, prompts, responses) or {}).items()}
+
 def draw_rollouts(
     roles, engine, # `Roles`, and a `LocalEngine` that speaks as the policy
     prompts:list[str], prompt_ids:list[list[int]], # the same prompts as text and tokens
@@ -694,8 +723,8 @@ def draw_rollouts(
         return some if callable(pm) else replace(some, score=pm_scores(roles, pm, mine, drawn, cfg.microbatch))
     rank, size = world(); share = slice(rank, None, size)
     rollouts = interleave(everyone(part))
-    responses = [roles.tokenizer.decode(r, skip_special_tokens=True).strip() for r in rollouts.response_ids]
-    if callable(pm): rollouts.score = once(lambda: torch.as_tensor(pm(prompts, responses)).float()) # of all: it may compare them
+    responses = spoken(engine, rollouts.response_ids)
+    if callable(pm): rollouts.score = once(lambda: judged(pm, prompts, responses)) # of all: it may compare them
     return rollouts, responses
 
 # %% ../nbs/10_ppo.ipynb #90d037cb
@@ -736,7 +765,8 @@ def train_ppo(
     from cai_repro.generate import LocalEngine
     from safetensors.torch import load_file
     whole_base_only('PPO', 'its four adapters take turns on one base between forward passes, it draws text from it, and it adds up its gradients itself')
-    cfg, (rank, size) = cfg or PPOConfig(), world()
+    cfg, (rank, size) = PPOConfig() if cfg is None else cfg, world()
+    if not isinstance(cfg, PPOConfig): raise CaiError(f'train_ppo got a {type(cfg).__name__} for its settings', remedy='pass PPOConfig(...)')
     if size > min(cfg.rollouts_per_step, cfg.minibatch): raise CaiError(f'{size} processes, but minibatches of {min(cfg.rollouts_per_step, cfg.minibatch)} responses', remedy='use fewer processes or larger minibatches')
     if checkpoint and not every >= 1: raise CaiError(f'every={every} cannot work', remedy='a checkpoint each `every` steps: 1 or more')
     prompt_ids = encode_prompts(roles, rows, cfg.max_new_tokens)
@@ -745,36 +775,38 @@ def train_ppo(
     first = rank == 0 # the process that writes
     board = first and tensorboard and tensorboard_writer(tensorboard, state.get('step', 0))
     start_actors(roles, policy, reference, pm, value, saved)
-    bits = adam_bits(roles, cfg)
-    actors = {'policy': (policy, adam(roles.trainable(policy), cfg.lr, bits)), 'value': (value, adam(roles.trainable(value), cfg.value_lr, bits))}
-    scales = {name: LossScale(roles) for name in actors}
-    state = state or {'step': 0, 'kl_coef': cfg.kl_coef, 'log': []}
-    if saved:
-        for name, (_, opt) in actors.items(): load_optimizer(opt, load_file(saved/name/'optimizer.safetensors'))
-        for name, kept_scale in state.get('scales', {}).items(): scales[name].load_state_dict(kept_scale)
-    elif kept: once(lambda: kept.save(roles, actors, state))
-    engine, log = LocalEngine(roles, role=policy, batch_size=cfg.rollouts_per_step, newline_stops=newline_stops), state['log']
-    if log_path and first: Path(log_path).parent.mkdir(parents=True, exist_ok=True); Path(log_path).write_text(''.join(json.dumps(r) + '\n' for r in log))
-    if saved and on_progress: on_progress(state['step'], cfg.steps)
-    for step, index in zip(range(cfg.steps), prompt_stream(len(rows), cfg.rollouts_per_step, cfg.seed)):
-        if step < state['step']: continue # done before; the stream had to come past it
-        started, prompts, now = time.perf_counter(), [rows[i]['prompt'] for i in index], replace(cfg, kl_coef=state['kl_coef'])
-        rollouts, responses = draw_rollouts(roles, engine, prompts, [prompt_ids[i] for i in index], cfg, step, policy, reference, pm, value)
-        adv, returns, means = advantages(rollouts, now)
-        check_finite(step, **means); check_sound(step, rollouts, means['kl'], cfg, learned=not callable(pm))
-        loss, clip_share = update_policy(roles, policy, rollouts, adv, actors['policy'][1], cfg, step, scales['policy'])
-        row = dict(step=step, **means, policy_loss=loss, clip_share=clip_share, value_loss=update_value(roles, value, rollouts, returns, actors['value'][1], cfg, step, scales['value']))
-        if scales['policy'].is_enabled():
-            row['skipped'] = sum(s.skipped for s in scales.values()); state['scales'] = {name: s.state_dict() for name, s in scales.items()}
-            for s in scales.values(): s.skipped = 0
-        if cfg.kl_target: row |= {'kl_coef': now.kl_coef}; state['kl_coef'] = next_kl_coef(now.kl_coef, means['kl'], cfg.kl_target, len(index), cfg.kl_horizon)
-        if probe: row |= once(lambda: probe(step, prompts, responses))
-        log.append(row | {'seconds': round(time.perf_counter() - started, 3)}); state['step'] = step + 1
-        if log_path and first:
-            with open(log_path, 'a') as f: f.write(json.dumps(log[-1]) + '\n')
-        if board: write_scalars(board, log[-1])
-        if kept and (step + 1 == cfg.steps or (step + 1) % every == 0): once(lambda: kept.save(roles, actors, state))
-        if on_progress: on_progress(step + 1, cfg.steps)
-    if board: board.close()
-    for role in (policy, value): roles.freeze(role)
+    try:
+        bits = adam_bits(roles, cfg)
+        actors = {'policy': (policy, adam(roles.trainable(policy), cfg.lr, bits)), 'value': (value, adam(roles.trainable(value), cfg.value_lr, bits))}
+        scales = {name: LossScale(roles) for name in actors}
+        state = state or {'step': 0, 'kl_coef': cfg.kl_coef, 'log': []}
+        if saved:
+            for name, (_, opt) in actors.items(): load_optimizer(opt, load_file(saved/name/'optimizer.safetensors'))
+            for name, kept_scale in state.get('scales', {}).items(): scales[name].load_state_dict(kept_scale)
+        elif kept: once(lambda: kept.save(roles, actors, state))
+        engine, log = LocalEngine(roles, role=policy, batch_size=cfg.rollouts_per_step, newline_stops=newline_stops), state['log']
+        if log_path and first: Path(log_path).parent.mkdir(parents=True, exist_ok=True); Path(log_path).write_text(''.join(json.dumps(r) + '\n' for r in log))
+        if saved and on_progress: on_progress(state['step'], cfg.steps)
+        for step, index in zip(range(cfg.steps), prompt_stream(len(rows), cfg.rollouts_per_step, cfg.seed)):
+            if step < state['step']: continue # done before; the stream had to come past it
+            started, prompts, now = time.perf_counter(), [rows[i]['prompt'] for i in index], replace(cfg, kl_coef=state['kl_coef'])
+            rollouts, responses = draw_rollouts(roles, engine, prompts, [prompt_ids[i] for i in index], cfg, step, policy, reference, pm, value)
+            adv, returns, means = advantages(rollouts, now)
+            check_finite(step, **means); check_sound(step, rollouts, means['kl'], cfg, learned=not callable(pm))
+            loss, clip_share = update_policy(roles, policy, rollouts, adv, actors['policy'][1], cfg, step, scales['policy'])
+            row = dict(step=step, **means, policy_loss=loss, clip_share=clip_share, value_loss=update_value(roles, value, rollouts, returns, actors['value'][1], cfg, step, scales['value']))
+            if scales['policy'].is_enabled():
+                row['skipped'] = sum(s.skipped for s in scales.values()); state['scales'] = {name: s.state_dict() for name, s in scales.items()}
+                for s in scales.values(): s.skipped = 0
+            if cfg.kl_target: row |= {'kl_coef': now.kl_coef}; state['kl_coef'] = next_kl_coef(now.kl_coef, means['kl'], cfg.kl_target, len(index), cfg.kl_horizon)
+            if probe: row |= once(lambda: observed(probe, step, prompts, responses))
+            log.append(row | {'seconds': round(time.perf_counter() - started, 3)}); state['step'] = step + 1
+            if log_path and first:
+                with open(log_path, 'a') as f: f.write(json.dumps(log[-1]) + '\n')
+            if board: write_scalars(board, log[-1])
+            if kept and (step + 1 == cfg.steps or (step + 1) % every == 0): once(lambda: kept.save(roles, actors, state))
+            if on_progress: on_progress(step + 1, cfg.steps)
+    finally:
+        if board: board.close()
+        for role in (policy, value): roles.freeze(role)
     return log

@@ -40,6 +40,21 @@ def reinforcement(folder):
                         probe=lambda step, prompts, responses: dict(letters=float(sum(map(len, responses)))))
     return log, [p.detach().flatten().tolist() for role in ("policy", "value") for p in roles.params(role)]
 
+def groups(folder):
+    "Two steps of RLOO, of GRPO and some of DPO: logs, what the observer saw, and the weights; then a KL out of bounds, which must stop all processes"
+    from cai_repro.alternatives import GroupConfig, train_dpo, train_group
+    from cai_repro.core import CaiError
+    out, cfg = {}, dict(steps=2, rollouts_per_step=16, group=4, minibatch=8, microbatch=8, max_new_tokens=6)
+    for method in ("rloo", "grpo"):
+        roles, seen = tiny(), []
+        log = train_group(method, roles, ROWS, GroupConfig(**cfg), log_path=folder/f"{method}.jsonl", probe=lambda step, prompts, responses: seen.append(responses) or dict(letters=sum(map(len, responses))))
+        out[method] = dict(log=log, seen=seen, weights=numbers(roles, "policy"))
+    log = train_dpo(tiny(), [dict(prompt=r["prompt"], a="Use a drop.", b="No.", p_a=.9) for r in ROWS*2], batch_size=4, epochs=2, log_path=folder/"dpo.jsonl")
+    out["dpo"] = dict(log=log)
+    try: train_group("rloo", tiny(), ROWS, GroupConfig(**cfg | dict(steps=4, lr=.05, kl_limit=1e-4)))
+    except CaiError as e: out["stopped"] = str(e)
+    return out
+
 def fine_tune(roles): return train("sft", roles, "sl", [dict(prompt=f"\n\nHuman: {r['prompt']}\n\nAssistant:", completion=" Use a drop.") for r in ROWS*2])
 def prefer(roles): return train("pm", roles, "pm", [dict(prompt=r["prompt"], a="Use a drop.", b="No.", p_a=.9) for r in ROWS*2])
 
@@ -116,6 +131,7 @@ def main(folder):
     once(lambda: folder.mkdir(exist_ok=True))
     if sharding(): return pieces(folder)
     out = dict(labels=len(data_stages(folder)), stumble=stumble(folder)); out["log"], out["ppo"] = reinforcement(folder); out["losses"], out["steps"], out["trained"], out["same"] = trainers()
+    out["groups"] = groups(folder)
     (folder/f"process-{world()[0]}.json").write_text(json.dumps(out))
 
 def launch(folder, n, more={}):
@@ -152,6 +168,20 @@ def test_two_processes_make_what_one_makes(made):
     assert log == a["log"] and [p.name for p in (tmp_path/"two"/"ppo").iterdir()] == ["step-000004"]
     assert one["steps"] == a["steps"] == b["steps"]                                  # TRL's trainers share their batches: no more steps, no fewer
     assert all(o["same"] and o["losses"][1] < o["losses"][0] and o["losses"][3] < o["losses"][2] for o in (one, a, b)), (one["losses"], a["losses"])
+
+def test_group_trainings_draw_what_one_process_draws(made):
+    "Each process draws its own share of one process's responses; the log is of all of them and written once; a stop stops all"
+    (one,), (a, b) = ([json.loads(p.read_text())["groups"] for p in sorted((made/f).glob("process-*.json"))] for f in ("one", "two"))
+    still = lambda row: {k: v for k, v in row.items() if k != "seconds"}
+    for method in ("rloo", "grpo"):
+        x, y = one[method], a[method]
+        assert x["seen"][0] == y["seen"][0] and len(set(y["seen"][0])) > 12 and b[method]["seen"] == []          # the observer looks once, at all
+        for k in ("pm_score", "kl", "reward", "length", "eos_share", "generated", "trained", "letters"): assert abs(x["log"][0][k] - y["log"][0][k]) < 1e-4*max(1, abs(x["log"][0][k])), (method, k)
+        assert [still(r) for r in y["log"]] == [still(r) for r in b[method]["log"]] and y["weights"] == b[method]["weights"]
+    for method in ("rloo", "grpo", "dpo"):
+        written = [json.loads(l) for l in (made/"two"/f"{method}.jsonl").read_text().splitlines()]
+        assert written == a[method]["log"] and len(written) == len(one[method]["log"]), method
+    assert "over kl_limit=0.0001" in one["stopped"] and "over kl_limit=0.0001" in a["stopped"] and a["stopped"] == b["stopped"]
 
 def started_with(file):
     "The environment that `accelerate launch` would give its processes, and the checked arguments; it refuses keys that it does not know"
