@@ -292,7 +292,7 @@ def train_group(
     policy:str='policy', # the role to be made: starts as a copy of `reference`
     reference:str='sl', # frozen; the KL is measured from here
     pm:str|Callable='pm', # role with a head, or a function (prompts, responses) -> B numbers
-    newline_stops:bool=True, # a response also stops at a line break (pocket model)
+    newline_stops:bool=False, # as in `train_ppo`
     log_path=None, # JSONL, a row a step; overwritten
     on_progress:Callable[[int, int], None]|None=None, # called with (steps done, steps)
     probe:Callable|None=None, # (step, prompts, responses) -> dict for the log: an observer, never part of the reward
@@ -411,7 +411,7 @@ def sample_means(
     rows:list[dict], # with "prompt"
     *, reference:str='sl', # the KL is measured from here
     pm:str|Callable='pm', # as in `train_group`
-    newline_stops:bool=True, max_new_tokens:int=64, seed:int=0, size:int=32,
+    newline_stops:bool=False, max_new_tokens:int=64, seed:int=0, size:int=32,
 ) -> tuple[dict, list[str]]: # {"pm_score", "kl" (nats a response), "length", "eos_share"}; the responses
     "One response to each prompt, and what PPO's log says of such."
     from cai_repro.generate import LocalEngine
@@ -437,7 +437,7 @@ def train_dpo(
     max_length:int=256, # tokens of dialogue and response; longer pairs are left out and named
     seed:int=0,
     rows:list[dict]|None=None, # with "prompt": answered each time a row is logged, for the log and the probe; never trained on
-    pm:str|Callable='pm', newline_stops:bool=True, max_new_tokens:int=64, # for these answers
+    pm:str|Callable='pm', newline_stops:bool=False, max_new_tokens:int=64, # for these answers
     log_path=None, on_progress:Callable[[int, int], None]|None=None, # as in `train_group`
     probe:Callable|None=None, # (step, prompts, responses) -> dict for the log; needs `rows`
     checkpoint=None, # folder for the state; the same call again goes on from there

@@ -753,7 +753,7 @@ def train_ppo(
     reference:str='sl', # frozen; the KL is measured from here
     pm:str|Callable='pm', # role with a head, or a function (prompts, responses) -> B numbers
     value:str='value', # role to be trained, made as a copy of `pm`
-    newline_stops:bool=True, # a response also stops at a line break (pocket model)
+    newline_stops:bool=False, # end at any line break (the pocket model writes one-line turns)
     log_path=None, # JSONL, a row a step; overwritten
     on_progress:Callable[[int, int], None]|None=None, # called with (steps done, steps)
     probe:Callable|None=None, # (step, prompts, responses) -> dict for the log: an observer, never part of the reward
