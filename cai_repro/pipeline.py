@@ -691,7 +691,8 @@ def run(recipe: str|Recipe="pocket", # name, or a `Recipe`
     if tensorboard and not find_spec("tensorboard"): raise CaiError("TensorBoard is not installed", "pip install tensorboard, or leave out --tensorboard: ppo/log.jsonl has the same numbers")
     this = prepare(recipe, out, seed=seed, constitution=constitution, prompts=prompts, quantize=quantize, force=force)
     this.board = Path(tensorboard) if tensorboard else None
-    with progress or progress_for_screen() as shown:
+    with contextlib.ExitStack() as held, progress or progress_for_screen() as shown:
+        once(lambda: held.enter_context(this.folder.alone()))
         for stage in stages:
             run_stage(this, stage, shown)
             if stage.name == until: return None
