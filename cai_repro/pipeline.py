@@ -18,19 +18,19 @@ from .core import CaiError, JsonlStore, RunFolder, atomic_write, derive_seed, fi
 # %% auto #0
 __all__ = ['COUNTS', 'ADAPTERS', 'ASSISTANT', 'ENOUGH', 'EVALUATED', 'GENERATION', 'STAGES', 'SMALLER', 'HELP', 'app', 'DEBUG',
            'CONSTITUTION', 'CARD', 'SEED', 'Recipe', 'recipes', 'shipped', 'find_recipe', 'locate', 'check_disk',
-           'check_models', 'files_mark', 'alternative_settings', 'check_machine', 'models_mark', 'Run', 'prepare',
-           'Stage', 'parts', 'red_team_prompts', 'readable_prompts', 'make_prompts', 'make_helpful', 'revised',
-           'make_critique', 'make_sft', 'tempfile_folder', 'repeated', 'benign_pairs', 'contrast_pairs',
-           'red_team_pairs', 'red_team_asked', 'make_pairs', 'ai_labels', 'make_feedback', 'make_preference',
-           'rl_prompts', 'make_ppo', 'make_alternative', 'preference_quality', 'held_out_pairs', 'training_prompts',
-           'make_evaluate', 'write_metrics', 'command_of', 'versions', 'write_info', 'make_report', 'stages_of',
-           'text_probe_of', 'stage_fingerprint', 'PlainProgress', 'BarProgress', 'progress_for_screen', 'disk_full',
-           'card_full', 'run_stage', 'run', 'results_table', 'summary_lines', 'clean', 'friendly', 'main', 'quiet',
-           'run_command', 'word_changes', 'marked', 'pocket_run', 'outside_note', 'revise_command', 'print_chain',
-           'judge_command', 'print_judgement', 'eval_folder', 'check_model_folders', 'eval_engine', 'eval_tables',
-           'eval_command', 'run_eval', 'print_dry_run', 'plan_command', 'doctor_command', 'claims_command', 'without',
-           'compare_constitutions', 'compare_figure', 'compare_table', 'compare_command', 'push_command',
-           'playground_command']
+           'check_models', 'files_mark', 'alternative_settings', 'check_machine', 'models_mark', 'Run',
+           'constitution_mark', 'prepare', 'Stage', 'parts', 'red_team_prompts', 'readable_prompts', 'make_prompts',
+           'make_helpful', 'revised', 'make_critique', 'make_sft', 'tempfile_folder', 'repeated', 'benign_pairs',
+           'contrast_pairs', 'red_team_pairs', 'red_team_asked', 'make_pairs', 'ai_labels', 'make_feedback',
+           'make_preference', 'rl_prompts', 'make_ppo', 'make_alternative', 'preference_quality', 'held_out_pairs',
+           'training_prompts', 'make_evaluate', 'write_metrics', 'command_of', 'versions', 'write_info', 'make_report',
+           'stages_of', 'text_probe_of', 'stage_fingerprint', 'PlainProgress', 'BarProgress', 'progress_for_screen',
+           'disk_full', 'card_full', 'run_stage', 'run', 'results_table', 'summary_lines', 'clean', 'friendly', 'main',
+           'quiet', 'run_command', 'word_changes', 'marked', 'pocket_run', 'outside_note', 'revise_command',
+           'print_chain', 'judge_command', 'print_judgement', 'eval_folder', 'check_model_folders', 'eval_engine',
+           'eval_tables', 'eval_command', 'run_eval', 'print_dry_run', 'plan_command', 'doctor_command',
+           'claims_command', 'without', 'compare_constitutions', 'compare_figure', 'compare_table', 'compare_command',
+           'push_command', 'playground_command']
 
 # %% ../nbs/14_pipeline.ipynb #e004d5a9
 @dataclass(frozen=True)
@@ -220,6 +220,10 @@ def _steady(log: list[dict]) -> list[dict]:
     return [{k: v for k, v in r.items() if not re.search("second|runtime", k)} for r in log]
 
 # %% ../nbs/14_pipeline.ipynb #1e8164c8
+def constitution_mark(con) -> str:
+    "How a run's manifest names the constitution it was made under"
+    return f"{con.name} {con.sha256[:12]}"
+
 def prepare(recipe: str|Recipe="pocket", out: str|Path|None=None, *, seed: int=0, constitution: str|Path|None=None,
             prompts: str|Path|None=None, quantize: str|None=None, force: bool=False) -> Run:
     "Check everything that can be checked before compute and open the run folder; `CaiError` says what to mend."
@@ -234,7 +238,7 @@ def prepare(recipe: str|Recipe="pocket", out: str|Path|None=None, *, seed: int=0
     check_models(recipe)
     if recipe.rl != "ppo": alternative_settings(recipe)
     check_disk(out); check_machine(recipe, out)
-    inputs = {"seed": seed, "constitution": f"{con.name} {con.sha256[:12]}", "prompts": fingerprint(outside) if outside else None, "quantize": recipe.quantize, "models": models_mark(recipe)}
+    inputs = {"seed": seed, "constitution": constitution_mark(con), "prompts": fingerprint(outside) if outside else None, "quantize": recipe.quantize, "models": models_mark(recipe)}
     def opened():
         folder = RunFolder(out).open(recipe.name, inputs, force=force)
         for name, s in folder.manifest["stages"].items(): folder.stage_done(name, s["fingerprint"]) # damage is found now, not in ten minutes
