@@ -69,7 +69,7 @@ def resource_path(rel: str) -> Path: # relative path such as "constitutions/pock
     parts = Path(rel).parts
     package = Path(str(files("cai_repro")))
     for root in (package / "_resources", package.parent):
-        if ".." not in parts and not Path(rel).is_absolute() and parts and (root / rel).exists(): return root / rel
+        if ".." not in parts and not Path(rel).is_absolute() and parts and os.path.exists(root / rel): return root / rel
     known = sorted(p.name for r in (package / "_resources", package.parent) for p in (r / rel).parent.glob("*")) if parts else []
     raise CaiError(f"{rel}: no such file in this package", "there is: " + (", ".join(known) or "nothing at all in that folder"))
 

@@ -35,7 +35,8 @@ def finished_run(folder: str|Path) -> tuple[Run, dict, dict]: # the run, its run
     for name in ["assistant"]*("assistant" in {**made, **begun}) + [s.name for s in STAGES]:
         if name not in made: raise unfinished(name)
     info, metrics = (read_json(run.path(f)) for f in ("run.json", "metrics.json"))
-    this = Run(Recipe(**info["settings"]), info["seed"], None, run)
+    try: this, _ = Run(Recipe(**info["settings"]), int(info["seed"]), None, run), info["versions"]["constitution sha256"]
+    except (KeyError, TypeError, ValueError) as e: raise CaiError(f"{run.path('run.json')}: damaged, or of another version ({type(e).__name__}: {e})", "delete report.html and give the `cai run` command of this run again: the report is made anew, and run.json with it") from e
     for s in stages_of(this.recipe):
         if not run.stage_done(s.name, made[s.name]["fingerprint"] if "prompts" in s.uses else stage_fingerprint(this, s)): raise unfinished(s.name)
     return this, info, metrics
