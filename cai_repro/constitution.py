@@ -16,7 +16,9 @@ from .core import CaiError, Dialogue, derive_seed, resource_path
 __all__ = ['Principle', 'Demonstrations', 'Constitution', 'parse_constitution', 'load_constitution', 'load_official']
 
 # %% ../nbs/01_constitution.ipynb #81b254e3
-def _md(text: str) -> str: return html.escape(text, quote=False).replace("|", "&#124;").replace("\n", " ")
+def _md(text) -> str:
+    "Text of unknown origin as one line of Markdown, safe in a cell of a table: no tags, links, images, code or formulas"
+    return re.sub(r"[|\[`$]", lambda m: f"&#{ord(m[0])};", html.escape(str(text), quote=False)).replace("\n", " ")
 
 @dataclass(frozen=True)
 class Principle:

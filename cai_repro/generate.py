@@ -287,11 +287,21 @@ def _frame(tokenizer, roles: list[str], open: bool = True) -> str:
 
 def _control(tokenizer) -> set[str]: return set(tokenizer.all_special_tokens) | {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
 
+def _words(tokenizer) -> set[str]:
+    "What belongs to the template and to no speaker: control tokens, what stands between messages, and in that every mark like `<|user|>` or `[INST]` that is no control token"
+    control, found = _control(tokenizer), set()
+    for roles in (['user'], ['user', 'assistant', 'user'], ['system', 'user']):
+        try: between = re.split('\ue000\\d+\ue001', _frame(tokenizer, roles))
+        except CaiError: continue                                            # not every template knows a system
+        apart = [w.strip() for p in between for w in re.split('|'.join(map(re.escape, sorted(control, key=len, reverse=True))), p)]
+        found |= {p.strip() for p in between} | {w for w in apart if re.fullmatch(r'[^\w\s].*[^\w\s]', w, re.S)}
+    return control | {w for w in found if len(w) > 1}
+
 def chat_text(tokenizer, text: str) -> str:
     "A plain prompt in the tokenizer's own chat template; control tokens and the template's own words are made inert in what people say"
     messages, begun = chat_messages(text)
     frame = _frame(tokenizer, [m['role'] for m in messages])
-    words = {p.strip() for p in re.split('\ue000\\d+\ue001', frame)} | _control(tokenizer)
+    words = _words(tokenizer)
     safe = [neutralise(m['content'], words) for m in messages]
     if missing := [i for i in range(len(safe)) if f'\ue000{i}\ue001' not in frame]:
         raise CaiError(f'the chat template leaves out message {missing[0] + 1} of {len(safe)}', 'leave out chat=True, or use a model whose template keeps every turn')

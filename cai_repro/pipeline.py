@@ -13,6 +13,7 @@ from pathlib import Path
 
 import typer
 
+from .constitution import _md
 from .core import CaiError, JsonlStore, RunFolder, at_least, atomic_write, derive_seed, file_sha256, fingerprint, once, resource_path, whole_base_only, world
 
 # %% auto #0
@@ -99,16 +100,11 @@ def locate(path: str) -> Path:
     return Path(path) if Path(path).exists() else resource_path(path)
 
 # %% ../nbs/14_pipeline.ipynb #c14rp001
-def _table_text(text) -> str:
-    "Text of unknown origin, safe in a cell of a Markdown table"
-    import html
-    return html.escape(str(text), quote=False).replace("|", "&#124;").replace("\n", " ")
-
 def _recipe_markdown(self: Recipe) -> str:
     shown = lambda v: ", ".join(f"{k} {x}" for k, x in v.items()) if isinstance(v, dict) else v
     rows = [(k, shown(v)) for k, v in asdict(self).items() if k not in ("name", "about", "hub") and v != getattr(Recipe, k, {})]
     if self.hub: rows.append(("model", self.hub["licence"] + ", meant for " + self.hub["card"]))
-    return f"**{_table_text(self.name)}**: {_table_text(self.about)}\n\n| setting | value |\n|---|---|\n" + "\n".join(f"| {k} | {_table_text(v)} |" for k, v in rows)
+    return f"**{_md(self.name)}**: {_md(self.about)}\n\n| setting | value |\n|---|---|\n" + "\n".join(f"| {k} | {_md(v)} |" for k, v in rows)
 
 Recipe._repr_markdown_ = _recipe_markdown
 
@@ -133,9 +129,12 @@ def check_settings(recipe: Recipe) -> None:
     from cai_repro.hardware import NESTED, settings_of
     for k in NESTED.keys() & asdict(recipe).keys() - {"hub"}:
         if bad := sorted(getattr(recipe, k).keys() - (known := settings_of(*NESTED[k])).keys()): raise CaiError(f"{k}: there is no setting {', '.join(bad)}", "there are: " + ", ".join(known))
+        if own := sorted(getattr(recipe, k).keys() & {"seed", "responses"}): raise CaiError(f"{k}: {own[0]} is not the recipe's to set", "leave it out: it follows from the run's own seed and files")
     at_least(1, batch_size=recipe.batch_size, max_new_tokens=recipe.max_new_tokens); at_least(0, **recipe.prompts)
     for k, can in (("critic", (None, "helpful")), ("labeller", (None, "helpful", "sl")), ("targets", ("final", "all"))):
         if getattr(recipe, k) not in can: raise CaiError(f"{k}: {getattr(recipe, k)!r} is unknown", "use one of: " + ", ".join(map(str, can)))
+    from cai_repro.ppo import PPOConfig
+    PPOConfig(**recipe.ppo)                                    # says itself what cannot work
 
 def _glance(path: Path) -> str:
     "sha256 of a file's bytes; of 1 GB and more, of its size and of 64 pieces spread over it: other weights differ everywhere"
@@ -208,7 +207,7 @@ class Run:
 
 # %% ../nbs/14_pipeline.ipynb #c14rp004
 def _run_markdown(self: Run) -> str:
-    made, t = self.folder.manifest.get("stages", {}), _table_text
+    made, t = self.folder.manifest.get("stages", {}), _md
     done = [k for k, s in made.items() if "rows" in s]
     return (f"Run of **{t(self.recipe.name)}**, seed {self.seed}, constitution {t(getattr(self.constitution, 'name', '?'))}" + (f", prompts from {t(Path(self.source).name)}" if self.source else "")
             + f", in {t(self.folder.root)}; finished: {', '.join(map(t, done)) or 'nothing yet'}")
@@ -1047,9 +1046,7 @@ def print_dry_run(recipe: Recipe, out: Path, prompts: Path|None=None, card: str|
     from cai_repro.hardware import Check, card_for, recipe_checks
     if recipe.quantize not in (None, "nf4"): raise CaiError(f"--quantize {recipe.quantize}: unknown", "use nf4, or leave it out")
     con = load_constitution(recipe.constitution)
-    if recipe.ppo:
-        from cai_repro.ppo import PPOConfig
-        PPOConfig(**recipe.ppo)
+    check_settings(recipe)
     if recipe.rl != "ppo": alternative_settings(recipe)
     checks = [Check(True, f"recipe {recipe.name}: {recipe.about}"), Check(True, f"constitution {con.name}: {len(con.sl)} principles for critiques, {len(con.rl)} for comparisons")]
     if prompts: checks.append(Check(True, f"{prompts}: {len(read_prompts(prompts))} prompts"))
