@@ -271,11 +271,11 @@ class RunFolder:
 # %% ../nbs/00_core.ipynb #al0ne002
 @patch
 @contextlib.contextmanager
-def alone(self: RunFolder) -> Iterator[None]:
+def alone(self: RunFolder, wait: float = 3.) -> Iterator[None]: # seconds for another program to end what may be but a look
     "Hold the folder inside the block, its manifest read afresh; `CaiError` if another program (or block) holds it. On a disk that knows no locks nothing is held"
     from filelock import FileLock, Timeout
     lock = FileLock(self.path(".lock"))
-    try: lock.acquire(timeout=0)
+    try: lock.acquire(timeout=wait)
     except Timeout as e: raise CaiError(f"{self.root}: another program is at work in this folder", "wait until it has ended, or choose another output folder") from e
     except (OSError, NotImplementedError): yield; return
     try: self.manifest = self._read() or self.manifest; yield

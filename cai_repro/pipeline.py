@@ -246,7 +246,7 @@ def prepare(recipe: str|Recipe="pocket", out: str|Path|None=None, *, seed: int=0
     "Check everything that can be checked before compute and open the run folder; `CaiError` says what to mend."
     from cai_repro.constitution import load_constitution
     from cai_repro.data import read_prompts
-    recipe = find_recipe(recipe)
+    recipe = find_recipe(recipe); at_least(0, seed=seed); seed = int(seed)         # a number of numpy's could not be written to metrics.json, in the end
     if quantize not in (None, "none", "nf4"): raise CaiError(f"--quantize {quantize}: unknown", "use nf4, or leave it out")
     recipe = replace(recipe, quantize=recipe.quantize if quantize is None else None if quantize == "none" else quantize,
                      constitution=str(constitution or recipe.constitution))

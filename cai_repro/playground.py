@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from fastcore.basics import patch
 from .constitution import _DEMOS, Constitution, Principle, _Reader, load_constitution
-from .core import CaiError, RunFolder, derive_seed, fingerprint
+from .core import CaiError, RunFolder, at_least, derive_seed, fingerprint
 from .critique import Chain, Step, critique_prompt, dialogue_text, dialogues_over_long, few_shot_prefix, left_out, mark_changes, revision_prompt
 from .feedback import label_pairs, p_by_reading
 from .pipeline import ADAPTERS, ASSISTANT, Recipe, Run, check_model_folders, clean, eval_engine, find_recipe, locate, marked, outside_note, pocket_run, recipes
@@ -98,7 +98,7 @@ def play(self: Playground,
     con, who = constitution or self.constitution, who or next(iter(self.speakers))
     if not prompt.strip(): raise CaiError("the prompt is empty", "type what you would ask an assistant")
     if who not in self.speakers: raise CaiError(f"nobody here is called {who!r}", "there are: " + ", ".join(self.speakers))
-    if revisions < 0: raise CaiError(f"{revisions} revisions", "give 0 or more")
+    at_least(0, revisions=revisions)
     sl, rl = chosen(con, principles, "sl"), chosen(con, compare, "rl")
     chain = Chain(ID, prompt.strip(), "")
     self._check(chain, who, con, seed)

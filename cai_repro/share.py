@@ -139,9 +139,9 @@ def save_datasets(data: dict[str, Dataset], folder: str|Path) -> Path:
 
 # %% ../nbs/18_share.ipynb #sh000071
 def md(text) -> str:
-    "Text for a line or a table cell of Markdown in which it can open nothing: no line, heading, link, tag or formula"
+    "Text for a line or a table cell of Markdown in which it can open nothing: no line, heading, list, link, tag or formula. (A bare address stays one.)"
     from cai_repro.pipeline import clean
-    return re.sub(r"([\\`*_\[\]<|~$&])", r"\\\1", " ".join(clean(str(text)).split()))
+    return re.sub(r"([\\`*_\[\]<|~$&]|^[#>+=-]|(?<=^\d)[.)])", r"\\\1", " ".join(clean(str(text)).split()))
 
 def fenced(row: dict, most: int=400) -> str:
     "A row as JSON in a fence, long texts cut"
