@@ -136,6 +136,8 @@ def _chain_html(self: Chain) -> str:
 Chain._repr_html_ = _chain_html
 
 # %% ../nbs/06_critique.ipynb #05071356
+def _name(row: dict) -> tuple: return row.get("id"), _flat(row).get("prompt")
+
 def _begun(store, work: dict) -> None:
     "Note beside a new file what it is begun with; raises CaiError if the file was begun with something else"
     note, mark = store.path.with_name(store.path.name + ".work"), fingerprint(work)
@@ -143,10 +145,14 @@ def _begun(store, work: dict) -> None:
         raise CaiError(f"{store.path}: begun with other prompts, chunks or settings", remedy="delete the file, or write to another folder, and run again")
     if not store.path.exists(): atomic_write(note, mark + "\n")
 
+def _flat(row: dict) -> dict:
+    "The row with its prompt as text, as it stands in a file: a `Dialogue` in the plain format"
+    return {**row, "prompt": row["prompt"].to_text()} if hasattr(row.get("prompt"), "to_text") else row
+
 def _kept(items: list[dict], chunk: int, store, may_drop: bool, settings) -> tuple[list[dict], int]:
     "(rows, number) of the chunks that `store` holds; raises CaiError if they do not come from `items` and `settings`, cut in this way"
     if store is None: return [], 0
-    rows, key = store._load(store.whole()), lambda r: (r.get("id"), r.get("prompt"))
+    rows, key = store._load(store.whole()), _name
     at, end = -1, min(store.chunks*chunk, len(items))
     for n, row in enumerate(rows, 1):
         at = next((i for i in range(at+1, end if may_drop else min(at+2, end)) if key(items[i]) == key(row)), None)
@@ -162,16 +168,21 @@ def run_chunks(items: list[dict],                 # input rows, each with "id" a
                settings: dict | None = None,      # what else shapes the rows: a store begun under other settings is refused
                may_drop: bool = False,            # may `make` leave items out?
                on_progress: Callable[[int, int], None] | None = None) -> list[dict]:
-    "All rows of `make`, chunk by chunk; finished chunks are read from `store`, not computed. Raises CaiError if the store holds other work. A store does not know who wrote it: another engine needs another file."
+    "All rows of `make`, chunk by chunk; finished chunks are read from `store`, not computed. Raises CaiError if the store holds other work. A store does not know who wrote it: another engine needs another file. In the file a `Dialogue` is its text."
     at_least(1, chunk=chunk)
+    try: json.dumps([_flat(i) for i in items])
+    except TypeError as e: raise CaiError(f"these rows cannot be written down: {e}", remedy="besides the prompt, a row holds texts, numbers, lists and dictionaries; leave the other fields out") from e
+    talks = {_name(i): i["prompt"] for i in items if hasattr(i.get("prompt"), "to_text")}
+    def whole(rows): return [{**r, "prompt": talks[_name(r)]} if _name(r) in talks else r for r in rows] if talks else rows
     rows, start = once(lambda: _kept(items, chunk, store, may_drop, settings))
     (rank, size), end = world(), -(-len(items)//chunk)
     if on_progress and start: on_progress(min(start*chunk, len(items)), len(items))
-    def made(c): return json.loads(json.dumps(make(c, items[c*chunk:(c+1)*chunk]))) if c < end else None     # in memory just as it reads from the file
+    rows = whole(rows)
+    def made(c): return json.loads(json.dumps([*map(_flat, make(c, items[c*chunk:(c+1)*chunk]))])) if c < end else None     # in memory just as it reads from the file
     for c in range(start, end, size):
         for k, new in enumerate(everyone(lambda: made(c + rank))[:end - c]):
             if store is not None: once(lambda: store.append(new))
-            rows += new
+            rows += whole(new)
             if on_progress: on_progress(min((c+k+1)*chunk, len(items)), len(items))
     return rows
 
