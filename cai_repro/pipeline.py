@@ -88,9 +88,10 @@ def shipped(name: str) -> Recipe|None:
 def find_recipe(recipe: str|Recipe) -> Recipe:
     "The recipe of this name or in this YAML file (or the recipe itself); `CaiError` lists the known names."
     if isinstance(recipe, Recipe): return recipe
+    recipe = str(recipe)
     if recipe in recipes(): return recipes()[recipe]
     from cai_repro.hardware import read_recipe, recipe_files
-    if str(recipe).endswith((".yaml", ".yml")): return Recipe(**read_recipe(recipe))
+    if recipe.endswith((".yaml", ".yml")): return Recipe(**read_recipe(recipe))
     if found := shipped(recipe): return found
     known = recipes() | {n: find_recipe(n) for n in recipe_files()}
     raise CaiError(f"unknown recipe {recipe!r}", "known recipes: " + "; ".join(f"{n} ({r.about})" for n, r in known.items()) + "; or a YAML file of your own")
@@ -221,7 +222,7 @@ def _rows(run: Run, file: str) -> list[dict]: return _store(run, file).rows()
 def _seed(run: Run, *parts) -> int: return derive_seed(run.seed, *parts)
 
 def _write(run: Run, file: str, rows: list[dict]) -> None:
-    "A whole JSONL file or none, written by the first process; the lines are those of one `JsonlStore` chunk."
+    "A whole JSONL file or none, written by the first process: as `JsonlStore` reads it, but in no chunks, for it is never continued."
     _put(run, file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
 
 def _put(run: Run, file: str, text: str) -> None:
@@ -640,7 +641,7 @@ class BarProgress(PlainProgress):
     "A progress bar per stage, for terminals."
     def __init__(self):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        columns = TextColumn("{task.description:34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+        columns = TextColumn("{task.description:34}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
         self.bars, self.task = Progress(*columns), {}
     def __enter__(self): self.bars.start(); return self
     def __exit__(self, *exc): self.bars.stop(); return False

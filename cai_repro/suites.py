@@ -298,9 +298,9 @@ PAPER = {"hhh438": {"human PM": (.64, .683, .711, .740, .750, .746, .786),      
                     "LM, 5 reasonings": (.534, .469, .493, .503, .575, .651, .736)}}
 
 def paper_curve(name: str, cot: bool=False, samples: int=1) -> dict|None: # {"curve", "sizes", "accuracy"}
-    "The paper's curve that was asked in the same way; None where we have no numbers"
-    curve = "LM" if not cot else "LM, reasoning" if samples == 1 else "LM, 5 reasonings"
-    return {"curve": curve, "sizes": list(SIZES), "accuracy": list(PAPER[name][curve])} if name in PAPER else None
+    "The paper's curve that was asked in the same way; None where we have no numbers (it averages five reasonings, or has one)"
+    curve = {(False, 1): "LM", (True, 1): "LM, reasoning", (True, 5): "LM, 5 reasonings"}.get((cot, samples))
+    return {"curve": curve, "sizes": list(SIZES), "accuracy": list(PAPER[name][curve])} if name in PAPER and curve else None
 
 def parameters(engine) -> int|None:
     "Number of parameters of the engine's base model, if it has one"
