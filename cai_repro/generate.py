@@ -54,8 +54,9 @@ def _new_cache(config, batch, capacity, dtype=None):
     return Cache(layers=[_slab_class()(batch, capacity, dtype) for _ in range(n)])
 
 def _slides(config):
-    "Does some layer see only a sliding window of the past? Then no padding may lie between a shared prefix and the rest"
+    "Does some layer count distances in columns: a sliding window of the past, or MPT's bias? Then no padding may lie between a shared prefix and the rest"
     from transformers.cache_utils import DynamicCache
+    if getattr(getattr(config, 'attn_config', None), 'alibi', False): return True
     return any(getattr(l, 'is_sliding', False) for l in DynamicCache(config=config).layers)
 
 def _seek(cache, rows, length):
