@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypedDict
 from fastcore.basics import patch
-from .core import CaiError, Dialogue, derive_seed, resource_path
+from .core import CaiError, Dialogue, derive_seed, fingerprint, resource_path
 
 # %% auto #0
 __all__ = ['Principle', 'Demonstrations', 'Constitution', 'parse_constitution', 'load_constitution', 'load_official']
@@ -54,7 +54,17 @@ class Constitution:
     rl: list[Principle] # for comparison
     demonstrations: Demonstrations = field(default_factory=dict)
     source: str = "" # file or folder it was read from
-    sha256: str = "" # of its contents
+    sha256: str = "" # of the file's contents
+    as_read: str = field(default="", compare=False) # fingerprint of the principles that this hash belongs to; set by itself
+
+    def __post_init__(self):
+        if not self.as_read: object.__setattr__(self, "as_read", fingerprint([self.sl, self.rl]))
+
+    @property
+    def mark(self) -> str:
+        "What tells this constitution from others: the file's hash, and where principles were exchanged since (`dataclasses.replace` keeps the hash) their fingerprint too"
+        now = fingerprint([self.sl, self.rl])
+        return self.sha256 if now == self.as_read else f"{self.sha256} {now}"
 
     def __repr__(self) -> str: return f"Constitution({self.name!r}, {len(self.sl)} sl, {len(self.rl)} rl principles, {self.source!r})"
 
@@ -234,7 +244,7 @@ def without(self: Constitution, harm: str) -> Constitution:
     if harm not in (known := self.coverage()): raise CaiError(f"no principle of {self.name!r} covers {harm!r}", "it covers: " + ", ".join(known))
     sl, rl = ([p for p in self.phase(phase) if harm not in p.harms] for phase in ("sl", "rl"))
     if not sl or not rl: raise CaiError(f"without {harm!r} no {'rl' if sl else 'sl'} principle of {self.name!r} is left", "choose a harm that fewer principles cover")
-    return replace(self, name=f"{self.name}-without-{harm}", sl=sl, rl=rl, sha256=hashlib.sha256(f"{self.sha256} without {harm}".encode()).hexdigest())
+    return replace(self, name=f"{self.name}-without-{harm}", sl=sl, rl=rl, as_read="", sha256=hashlib.sha256(f"{self.sha256} without {harm}".encode()).hexdigest())
 
 # %% ../nbs/01_constitution.ipynb #d0390077
 _REPLY_SHAPES = re.compile(r"\b(?:Human|Assistant|CritiqueRequest|Critique|RevisionRequest|Revision):|Options:|\([AB]\)|\[\[\[|\]\]\]")

@@ -275,7 +275,7 @@ def revise(engine,                                # critic: has `.generate` (cha
     sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature)
     long = dialogues_over_long(engine, rows, constitution, responses=responses, few_shot=few_shot, direct=direct, max_new_tokens=max_new_tokens)
     out = left_out(engine, long, [r["id"] for r in rows], too_long)
-    settings = dict(seed=seed, n_revisions=n_revisions, prefix=prefix, direct=direct, constitution=getattr(constitution, "sha256", ""), principles=[vars(p) for p in constitution.sl], responses=responses, **sampling)
+    settings = dict(seed=seed, n_revisions=n_revisions, prefix=prefix, direct=direct, constitution=getattr(constitution, "mark", ""), responses=responses, **sampling)
     def answered(c, part):
         if responses is not None: return responses[c*chunk:c*chunk+len(part)]
         fit = [r for r in part if r["id"] not in out]

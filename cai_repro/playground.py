@@ -157,7 +157,7 @@ def edited(constitution: Constitution, id: str,
     if reader.problems: raise CaiError("\n".join(f"{id}: {what}. {remedy[0].upper()}{remedy[1:]}" for _, what, remedy in reader.problems), "change the text and try again; nothing was edited")
     if new == old: return constitution
     name = constitution.name.removesuffix("-edited") + "-edited"
-    return replace(constitution, name=name, source="", sha256=hashlib.sha256(f"{constitution.sha256} {id} {fingerprint(_fields(new))}".encode()).hexdigest(),
+    return replace(constitution, name=name, source="", as_read="", sha256=hashlib.sha256(f"{constitution.sha256} {id} {fingerprint(_fields(new))}".encode()).hexdigest(),
                    **{old.phase: [new if p.id == id else p for p in constitution.phase(old.phase)]})
 
 # %% ../nbs/19_playground.ipynb #pg000300
