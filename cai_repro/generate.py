@@ -354,6 +354,9 @@ class LocalEngine:
     def _rows(self, texts, prefix):
         "Token ids of prefix + text for each text, with the `opening`; a text without any token starts from end-of-text"
         if isinstance(texts, str): raise CaiError('one text where a list of them is needed', 'put it in brackets: [...]')
+        for t in (prefix, *texts):
+            try: t.encode()
+            except UnicodeEncodeError as e: raise CaiError(f'{t[:60]!r} holds half of a character (a lone surrogate)', 'give it as UTF-8 text') from e
         if self.chat: return [chat_ids(self.tokenizer, prefix + t) for t in texts]
         first = opening(self.tokenizer)
         return [first + r or [self.tokenizer.eos_token_id] for r in encode(self.tokenizer, [prefix + t for t in texts])]
