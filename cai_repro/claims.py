@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .core import CaiError, JsonlStore, atomic_write, derive_seed, fingerprint
+from .core import CaiError, JsonlStore, RunFolder, at_least, atomic_write, derive_seed, fingerprint
 
 # %% auto #0
 __all__ = ['SIZES', 'MEASURES', 'HELPERS', 'QUICK', 'MODES', 'PLAYERS', 'SIZE_NOTE', 'CLAIMS', 'NEED_SIZES', 'CLAIMS_PAGE',
@@ -58,7 +58,11 @@ def judge_claim(claim: Claim, measured: list[dict] # one {measurement: values} a
     "What was measured, and the verdict that follows from the rule."
     row = {"id": claim.id, "statement": claim.statement, "rule": claim.rule, "measured": {}, "paper": claim.paper, "seeds": len(measured), "verdict": "not testable here", "why": claim.why, "note": claim.note}
     if not claim.effects: return row | {"seeds": 0}
-    values = {e.name: [v for m in measured if (v := e.value(m)) is not None] for e in claim.effects}
+    def value(e, m):
+        try: v = e.value(m)
+        except ZeroDivisionError: return None                  # a share of nothing
+        return None if v is None or np.isnan(v) else v         # a mean of nothing
+    values = {e.name: [v for m in measured if (v := value(e, m)) is not None] for e in claim.effects}
     if not all(values.values()): return row | {"why": "nothing to measure: " + ", ".join(k for k, v in values.items() if not v) + (f"; {claim.why}" if claim.why else "")}
     row["measured"] = {e.name: over_seeds(values[e.name]) | {"margin": e.margin, "values": [round(float(v), 5) for v in values[e.name]]} for e in claim.effects}
     ok = all(map(holds, row["measured"].values()))
@@ -86,6 +90,11 @@ def source_of(name: str) -> list[str]:
 
 QUICK = {"red_team": 300, "benign": 800, "red_team_pairs": 400, "contrast_pairs": 300, "benign_pairs": 500, "rl": 750, "held_out": 120}   # prompts of a quick run, at most
 
+def _read(path: Path):
+    "What a JSON file holds, or a `CaiError` that names it"
+    try: return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e: raise CaiError(f"{path}: this file is damaged ({e})", "delete it and give the same command again: only what was in it is made anew") from e
+
 class Lab:
     "Runs, arms and measurements in a folder, each made once."
     def __init__(self, out: str|Path="runs/claims", quick: bool=False, # half the prompts, 12 steps of PPO at most, no other model sizes
@@ -109,12 +118,18 @@ class Lab:
     def rows(self, seed: int, file: str) -> list[dict]: return JsonlStore(self.folder(seed)/"run"/file).rows()
     def held(self, seed: int, side: str) -> list[dict]: return [r for r in self.rows(seed, "prompts/held_out.jsonl") if r["side"] == side][:self.n]
     def said(self, seed: int, model: str, side: str) -> list[dict]: return [r for r in self.rows(seed, f"evaluate/{model}.jsonl") if r["side"] == side][:self.n]
+    def same_principles(self, seed: int) -> bool:
+        "Was the run of this seed, if there is one, made under the constitution as it is now? (A measurement's mark has only its name.)"
+        from cai_repro.constitution import load_constitution
+        from cai_repro.pipeline import constitution_mark
+        made = RunFolder(self.folder(seed)/"run")._read()
+        return made is None or made["inputs"].get("constitution") == constitution_mark(load_constitution(self.recipe.constitution))
     def get(self, name: str, seed: int) -> dict:
-        "The values of a measurement, from its file or made now."
+        "The values of a measurement, from its file or made now. `CaiError` if the file is damaged, or the run beside it was made under other principles."
         from cai_repro.pipeline import models_mark
         path = self.folder(seed)/f"{name}.json"
         mark = fingerprint([name, source_of(name), self.quick, self.n, self.steps, models_mark(self.recipe), repr(self.recipe)])
-        if path.exists() and (kept := json.loads(path.read_text()))["mark"] == mark: return kept["values"]
+        if path.exists() and (kept := _read(path))["mark"] == mark and self.same_principles(seed): return kept["values"]
         self.run(seed); self.say(f"seed {seed}: {name}")
         values = MEASURES[name](self, seed)
         atomic_write(path, json.dumps({"mark": mark, "values": values}, indent=1) + "\n")
@@ -526,8 +541,9 @@ def fig_claims(rows: list[dict], theme: str="light"): # rows of claims.json
 NEED_SIZES = ("feedback_by_size", "critics_by_size")   # they train two more base models
 
 def chosen(only: str|Sequence[str]|None) -> list[Claim]:
-    "The claims named (`C5,C7`), or all; `CaiError` for an unknown one."
-    ids = [x.strip().upper() for x in (only.split(",") if isinstance(only, str) else only or CLAIMS) if x.strip()]
+    "The claims named (`C5,C7`), or all; `CaiError` for an unknown one, and for none."
+    ids = [x.strip().upper() for x in (CLAIMS if only is None else only.split(",") if isinstance(only, str) else only) if x.strip()]
+    if not ids: raise CaiError("no claim is named", "name some, such as C5,C7; or leave it out for all of them")
     if bad := [i for i in ids if i not in CLAIMS]: raise CaiError(f"no claim is called {', '.join(bad)}", f"there are C1 to C{len(CLAIMS)}")
     return [CLAIMS[i] for i in CLAIMS if i in ids]
 
@@ -536,17 +552,17 @@ def run_claims(only: str|Sequence[str]|None=None, # "C5,C7"; None: all
                out: str|Path="runs/claims", quick: bool=False, recipe: str="pocket",
                say: Callable[[str], None]=lambda text: None) -> list[dict]: # rows of claims.json
     "Measure, judge and write; what is finished is kept. If all claims are asked for, the paper's figures too, and (but for a quick run) the panels of chapter 17b. With `quick`, claims that need other model sizes are left out and say so."
-    if seeds < 1: raise CaiError(f"seeds={seeds}", "one at least")
+    at_least(1, seeds=seeds); at_least(0, first_seed=first_seed)
     from cai_repro.figures import save_figures
     lab, claims, rows = Lab(out, quick, recipe, say), chosen(only), []
+    file = Path(out)/"claims.json"; before = [r for r in _read(file) if r["id"] in CLAIMS] if file.exists() else []      # read now, not after a night
     lacking = lambda c: quick and any(u in NEED_SIZES for u in c.uses)
     for seed in range(first_seed, first_seed + seeds):                       # a seed at a time: its roles stay loaded
         for name in dict.fromkeys(u for c in claims if not lacking(c) for u in c.uses): lab.get(name, seed)
     for c in claims:
         if lacking(c): rows.append(judge_claim(replace(c, effects=(), why="needs two more base models: run without --quick"), []) | {"verdict": "not measured"}); continue
         rows.append(judge_claim(c, [{u: lab.get(u, s) for u in c.uses} for s in range(first_seed, first_seed + seeds)]))
-    file, ids = Path(out)/"claims.json", [r["id"] for r in rows]
-    page = rows + [r for r in json.loads(file.read_text()) if r["id"] not in ids] if file.exists() else rows     # claims judged before stay on the page
+    ids = [r["id"] for r in rows]; page = rows + [r for r in before if r["id"] not in ids]     # claims judged before stay on the page
     page.sort(key=lambda r: list(CLAIMS).index(r["id"]))
     atomic_write(file, json.dumps(page, indent=1, ensure_ascii=False) + "\n")
     atomic_write(Path(out)/"claims.html", claims_page(page))

@@ -4,19 +4,21 @@
 
 # %% ../nbs/01_constitution.ipynb #0fec302c
 from __future__ import annotations
-import difflib, hashlib, html, json, re
+import difflib, hashlib, html, json, os, re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypedDict
 from fastcore.basics import patch
-from .core import CaiError, Dialogue, derive_seed, resource_path
+from .core import CaiError, Dialogue, derive_seed, fingerprint, resource_path
 
 # %% auto #0
 __all__ = ['Principle', 'Demonstrations', 'Constitution', 'parse_constitution', 'load_constitution', 'load_official']
 
 # %% ../nbs/01_constitution.ipynb #81b254e3
-def _md(text: str) -> str: return html.escape(text, quote=False).replace("|", "&#124;").replace("\n", " ")
+def _md(text) -> str:
+    "Text of unknown origin as one line of Markdown, safe in a cell of a table: no tags, links, images, code or formulas"
+    return re.sub(r"[|\[`$]", lambda m: f"&#{ord(m[0])};", html.escape(str(text), quote=False)).replace("\n", " ")
 
 @dataclass(frozen=True)
 class Principle:
@@ -52,7 +54,17 @@ class Constitution:
     rl: list[Principle] # for comparison
     demonstrations: Demonstrations = field(default_factory=dict)
     source: str = "" # file or folder it was read from
-    sha256: str = "" # of its contents
+    sha256: str = "" # of the file's contents
+    as_read: str = field(default="", compare=False) # fingerprint of the principles that this hash belongs to; set by itself
+
+    def __post_init__(self):
+        if not self.as_read: object.__setattr__(self, "as_read", fingerprint([self.sl, self.rl]))
+
+    @property
+    def mark(self) -> str:
+        "What tells this constitution from others: the file's hash, and where principles were exchanged since (`dataclasses.replace` keeps the hash) their fingerprint too"
+        now = fingerprint([self.sl, self.rl])
+        return self.sha256 if now == self.as_read else f"{self.sha256} {now}"
 
     def __repr__(self) -> str: return f"Constitution({self.name!r}, {len(self.sl)} sl, {len(self.rl)} rl principles, {self.source!r})"
 
@@ -166,6 +178,7 @@ def parse_constitution(text: str | bytes, # YAML
         mark = getattr(e, "problem_mark", None)
         line = mark.line if mark else data.decode()[:getattr(e, "position", 0)].count("\n")
         reader.note(line + 1, f"not valid YAML: {getattr(e, 'problem', None) or getattr(e, 'reason', None) or 'unreadable'}", "check the indentation, and put texts that contain `: ` or `#` in quotes")
+    except RecursionError: reader.note(1, "lists in lists, too deep to be read", "a constitution needs three levels; constitutions/harmlessness.yaml is an example")
     else:
         if node is None: reader.note(1, "the file is empty", "begin with `name: ...`; constitutions/harmlessness.yaml is an example")
         else: fields = reader.constitution(node)
@@ -187,16 +200,17 @@ def load_constitution(name_or_path: str | Path # "harmlessness", "pocket", a YAM
 
     A YAML file has `name`, `description`, and the lists `sl` and `rl`. A principle has an `id` that no other of the file has, and `harms`, a list of your own words;
     in `sl` also `critique_request` and `revision_request`, in `rl` also `choice`."""
+    if not isinstance(name_or_path, (str, Path)): raise CaiError(f"a {type(name_or_path).__name__} is no name and no path", "give the file it comes from; one that is loaded needs no loading")
     path = Path(name_or_path)
-    if not path.exists() and re.fullmatch(r"[\w-]+", str(name_or_path)):
+    if not os.path.exists(path) and re.fullmatch(r"[\w-]+", str(name_or_path)):
         try: path = resource_path(f"constitutions/{name_or_path}.yaml")
         except CaiError: pass
-    if path.is_dir() and (_official_folder(path)/"CritiqueRevisionInstructions.json").exists(): return load_official(path)
-    if path.is_dir(): raise CaiError(f"{path} is a folder, not a constitution", "give a YAML file, the name of a packaged one, or the folder of the paper's released files")
+    if os.path.isdir(path) and (_official_folder(path)/"CritiqueRevisionInstructions.json").exists(): return load_official(path)
+    if os.path.isdir(path): raise CaiError(f"{path} is a folder, not a constitution", "give a YAML file, the name of a packaged one, or the folder of the paper's released files")
     try: data = path.read_bytes()
-    except OSError as e:
+    except (OSError, ValueError) as e:
         known = ", ".join(sorted(p.stem for p in resource_path("constitutions").glob("*.yaml")))
-        raise CaiError(f"{name_or_path}: cannot read this constitution ({e.strerror})", f"give a YAML file, or one of the packaged names: {known}") from e
+        raise CaiError(f"{str(name_or_path)[:200]}: cannot read this constitution ({getattr(e, 'strerror', None) or e})", f"give a YAML file, or one of the packaged names: {known}") from e
     return parse_constitution(data, str(path) if path == Path(name_or_path) else f"constitutions/{path.name}")
 
 # %% ../nbs/01_constitution.ipynb #e2dca4b8
@@ -213,7 +227,7 @@ def draw(self: Constitution,
          *seed_parts # what the draw depends on, e.g. seed, "critique", id of the prompt, step
         ) -> Principle:
     "One principle, uniformly and with replacement (Bai et al. 2022, sec. 3.1); the same parts give the same principle"
-    principles = self.phase(phase)
+    if not (principles := self.phase(phase)): raise CaiError(f"constitution {self.name!r} has no {phase} principle to draw", f"give it one in the list `{phase}`")
     return principles[derive_seed("draw", phase, *seed_parts) % len(principles)]
 
 # %% ../nbs/01_constitution.ipynb #9c5540a4
@@ -230,7 +244,7 @@ def without(self: Constitution, harm: str) -> Constitution:
     if harm not in (known := self.coverage()): raise CaiError(f"no principle of {self.name!r} covers {harm!r}", "it covers: " + ", ".join(known))
     sl, rl = ([p for p in self.phase(phase) if harm not in p.harms] for phase in ("sl", "rl"))
     if not sl or not rl: raise CaiError(f"without {harm!r} no {'rl' if sl else 'sl'} principle of {self.name!r} is left", "choose a harm that fewer principles cover")
-    return replace(self, name=f"{self.name}-without-{harm}", sl=sl, rl=rl, sha256=hashlib.sha256(f"{self.sha256} without {harm}".encode()).hexdigest())
+    return replace(self, name=f"{self.name}-without-{harm}", sl=sl, rl=rl, as_read="", sha256=hashlib.sha256(f"{self.sha256} without {harm}".encode()).hexdigest())
 
 # %% ../nbs/01_constitution.ipynb #d0390077
 _REPLY_SHAPES = re.compile(r"\b(?:Human|Assistant|CritiqueRequest|Critique|RevisionRequest|Revision):|Options:|\([AB]\)|\[\[\[|\]\]\]")

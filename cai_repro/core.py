@@ -4,15 +4,16 @@
 
 # %% ../nbs/00_core.ipynb #31bd01c5
 from __future__ import annotations
-import errno, hashlib, json, os, re
-from collections.abc import Callable, Iterable
+import contextlib, errno, hashlib, json, numbers, os, re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from fastcore.basics import patch
 
 # %% auto #0
-__all__ = ['Progress', 'CaiError', 'derive_seed', 'fingerprint', 'file_sha256', 'resource_path', 'Turn', 'Dialogue', 'neutralise',
-           'atomic_write', 'JsonlStore', 'RunFolder', 'world', 'everyone', 'once', 'sharding', 'whole_base_only']
+__all__ = ['Progress', 'CaiError', 'at_least', 'derive_seed', 'fingerprint', 'file_sha256', 'resource_path', 'Turn', 'Dialogue',
+           'neutralise', 'atomic_write', 'JsonlStore', 'RunFolder', 'world', 'everyone', 'once', 'sharding',
+           'whole_base_only']
 
 # %% ../nbs/00_core.ipynb #3caa49cc
 class CaiError(Exception):
@@ -24,6 +25,14 @@ class CaiError(Exception):
         self.message, self.remedy = message, remedy
 
     def __str__(self) -> str: return self.message + (f"\n  -> {self.remedy}" if self.remedy else "")
+
+# %% ../nbs/00_core.ipynb #atleast2
+def at_least(least: int | float, # an int: whole numbers only
+             **given) -> None:   # settings by name; None passes
+    "`CaiError` for the first setting that is no number, or is below `least`"
+    kind, what = (numbers.Integral, "a whole number") if isinstance(least, int) else (numbers.Real, "a number")
+    for name, x in given.items():
+        if x is not None and not (isinstance(x, kind) and least <= x < float("inf")): raise CaiError(f"{name}={x!r}", f"give {what}, {least:g} or more")
 
 # %% ../nbs/00_core.ipynb #e80cca31
 Progress = Callable[[int, int], None]  # called as on_progress(done, total)
@@ -60,7 +69,7 @@ def resource_path(rel: str) -> Path: # relative path such as "constitutions/pock
     parts = Path(rel).parts
     package = Path(str(files("cai_repro")))
     for root in (package / "_resources", package.parent):
-        if ".." not in parts and not Path(rel).is_absolute() and parts and (root / rel).exists(): return root / rel
+        if ".." not in parts and not Path(rel).is_absolute() and parts and os.path.exists(root / rel): return root / rel
     known = sorted(p.name for r in (package / "_resources", package.parent) for p in (r / rel).parent.glob("*")) if parts else []
     raise CaiError(f"{rel}: no such file in this package", "there is: " + (", ".join(known) or "nothing at all in that folder"))
 
@@ -120,12 +129,12 @@ def parse(cls: Dialogue,
     return Dialogue(tuple(turns)) if exact else Dialogue(tuple(turns)).tidy()
 
 # %% ../nbs/00_core.ipynb #efb2ad54
-_MARKER = re.compile(r"(?:[ \t\r]*\n)+[ \t\r]*\n[ \t\r]*(?=(?:Human|Assistant|CritiqueRequest|Critique|RevisionRequest|Revision|The answer is):)")
+_MARKER = re.compile(r"(?<![ \t\r\n])[ \t\r\n]+(?=(?:Human|Assistant|CritiqueRequest|Critique|RevisionRequest|Revision|The answer is):)")   # begins only where the spaces do: one look at each
 
 def neutralise(text: str, # text from outside, e.g. a red-team prompt
                special_tokens: Iterable[str] = ()) -> str: # the tokenizer's control tokens, `tokenizer.all_special_tokens`
     "The same text with turn markers and control tokens made inert, visibly; unchanged if it holds none. Idempotent."
-    text = _MARKER.sub("\n", text)
+    text = _MARKER.sub(lambda m: "\n" if m[0].count("\n") > 1 else m[0], text)
     for token in sorted(filter(None, special_tokens), key=len, reverse=True):
         text = text.replace(token, token[0] + " " + token[1:] if len(token) > 1 else "\N{REPLACEMENT CHARACTER}")
     return text
@@ -136,22 +145,25 @@ def _disk_error(path, e: OSError) -> CaiError:
     return CaiError(f"{path}: {'the disk is full' if full else e.strerror or e}; everything finished so far is safe",
                     "make room and run the same command again: it continues" if full else "mend this and run the same command again: it continues")
 
+_BINARY = getattr(os, "O_BINARY", 0)   # Windows would write another byte before every line break
+
 def _write_all(fd: int, data: bytes):
     while data: data = data[os.write(fd, data):]
     os.fsync(fd)
 
 def atomic_write(path: str | Path, data: str | bytes) -> None:
-    "Write a whole file or nothing (temporary file, flush to disk, rename); `CaiError` when the disk is full"
+    "Write a whole file or nothing (temporary file, flush to disk, rename); `CaiError` when the disk is full or does not let us write. Text is written as UTF-8"
     path = Path(path); tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")   # of this process: two may write the same file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY, 0o644)
         try: _write_all(fd, data.encode() if isinstance(data, str) else data)
         finally: os.close(fd)
         os.replace(tmp, path)
-    except OSError as e:
-        tmp.unlink(missing_ok=True)
-        raise _disk_error(path, e) from e
+    except BaseException as e:                                             # Ctrl-C too
+        with contextlib.suppress(OSError): tmp.unlink()
+        if isinstance(e, OSError): raise _disk_error(path, e) from e
+        raise
 
 # %% ../nbs/00_core.ipynb #9f9884a1
 def _encode_chunk(rows: list[dict]) -> bytes:
@@ -178,7 +190,7 @@ class JsonlStore:
         for n, line in enumerate(data.split(b"\n"), 1):
             if not line.strip(): continue
             try: row = json.loads(line)
-            except ValueError: row = None
+            except (ValueError, RecursionError): row = None       # brackets in brackets, too many to follow
             if not isinstance(row, dict):
                 raise CaiError(f"{self.path}:{n}: this line is damaged (not a JSON object)", f"delete {self.path} and run again: this stage is made anew, the others stay")
             rows.append(row)
@@ -205,7 +217,7 @@ def append(self: JsonlStore, rows: Iterable[dict]) -> None:
     chunk = _encode_chunk(list(rows))
     try:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _BINARY, 0o644)
     except OSError as e: raise _disk_error(self.path, e) from e
     try:
         size = os.fstat(fd).st_size
@@ -249,11 +261,25 @@ class RunFolder:
         file = self.path("manifest.json")
         if not file.exists(): return None
         try:
-            old = json.loads(file.read_text())
-            assert isinstance(old["recipe"], str) and isinstance(old["inputs"], dict) and isinstance(old["stages"], dict)
+            old = json.loads(file.read_text(encoding="utf-8"))
+            if not (isinstance(old["recipe"], str) and isinstance(old["inputs"], dict)): raise TypeError
+            for s in old["stages"].values(): s["fingerprint"], s["rows"], [(f["bytes"], f["sha256"]) for f in s["files"].values()]   # all that is asked of it later
             return old
-        except Exception as e:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             raise CaiError(f"{file}: this manifest is damaged ({type(e).__name__})", f"choose another output folder, or move {self.root} away") from e
+
+# %% ../nbs/00_core.ipynb #al0ne002
+@patch
+@contextlib.contextmanager
+def alone(self: RunFolder, wait: float = 3.) -> Iterator[None]: # seconds for another program to end what may be but a look
+    "Hold the folder inside the block, its manifest read afresh; `CaiError` if another program (or block) holds it. On a disk that knows no locks nothing is held"
+    from filelock import FileLock, Timeout
+    lock = FileLock(self.path(".lock"))
+    try: lock.acquire(timeout=wait)
+    except Timeout as e: raise CaiError(f"{self.root}: another program is at work in this folder", "wait until it has ended, or choose another output folder") from e
+    except (OSError, NotImplementedError): yield; return
+    try: self.manifest = self._read() or self.manifest; yield
+    finally: lock.release()
 
 # %% ../nbs/00_core.ipynb #72d6fdb4
 @patch
@@ -264,15 +290,16 @@ def open(self: RunFolder,
     "Make the folder, or continue in it; `CaiError` if it holds another run or something that is no run"
     if self.root.exists() and not self.root.is_dir(): raise CaiError(f"{self.root} is a file, not a folder", "choose another output folder")
     old, new = self._read(), {"recipe": recipe, "inputs": json.loads(_canonical(inputs)), "stages": {}}
-    if old is None and self.root.exists() and any(self.root.iterdir()):
+    if old is None and self.root.exists() and any(p.name != ".lock" for p in self.root.iterdir()):
         raise CaiError(f"{self.root} is not empty and holds no run", "choose another output folder, or an empty one")
     if old and (differs := _differences(old, new)):
         if not force:
             raise CaiError(f"{self.root} holds another run: " + "; ".join(differs), "choose another output folder, or start over with --force (the old run is moved aside)")
+        with RunFolder(self.root).alone(): pass                            # not while it is being worked on
         aside = next(p for n in range(1, 10**6) if not (p := self.root.with_name(f"{self.root.name}.old-{n}")).exists())
         os.rename(self.root, aside); old = None
     self.manifest = old or new
-    self.save()
+    if not old: self.save()
     return self
 
 def _differences(old: dict, new: dict) -> list[str]:
@@ -284,7 +311,7 @@ def _differences(old: dict, new: dict) -> list[str]:
 def _stage_files(self: RunFolder, files: Iterable[str]) -> list[str]:
     "Relative paths of all files meant, folders expanded, in a fixed order"
     found = [q for f in files for q in (sorted(p for p in self.path(f).rglob("*") if p.is_file()) if self.path(f).is_dir() else [self.path(f)])]
-    return [p.relative_to(self.root).as_posix() for p in found]
+    return [p.relative_to(self.root).as_posix() for p in found if not re.fullmatch(r"\..+\.\d+\.tmp", p.name)]      # not what a killed `atomic_write` left
 
 @patch
 def finish_stage(self: RunFolder,

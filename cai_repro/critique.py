@@ -8,7 +8,7 @@ import difflib, html, json, re
 from dataclasses import dataclass, field, asdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from .core import CaiError, atomic_write, derive_seed, everyone, fingerprint, once, world
+from .core import CaiError, at_least, atomic_write, derive_seed, everyone, fingerprint, once, world
 
 # %% auto #0
 __all__ = ['LABELS', 'defuse', 'dialogue_text', 'critique_prompt', 'revision_prompt', 'direct_prompt', 'few_shot_prefix', 'Step',
@@ -20,7 +20,8 @@ LABELS = ("Human", "Assistant", "H", "A", "CritiqueRequest", "Critique", "Revisi
           "The answer is", "So the answer is", "Consider the following")
 _BREAK = r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]"   # everything a reader may take for a new line
 _BLANK = r"[\s\u200b-\u200d\u2060\ufeff]*"            # spaces, also those of no width
-_LABEL = re.compile(rf"({_BREAK}{_BLANK})(?=(?:{'|'.join(LABELS[:-1])}){_BLANK}[:\uff1a]|{LABELS[-1]} conversation|\([AB]\))", re.I)
+_SPACE = _BLANK[:-1]                                  # one of them
+_LABEL = re.compile(rf"(?<!{_SPACE}){_SPACE}+(?=(?:{'|'.join(LABELS[:-1])}){_BLANK}[:\uff1a]|{LABELS[-1]} conversation|\([AB]\))", re.I)   # all spaces before a label, seen once
 
 def _unclosed(text: str) -> str:
     "No three brackets in a row: they close an option"
@@ -31,7 +32,7 @@ def defuse(text: str) -> str:
 
     Leaves other text as it is, deletes nothing, and doing it twice is doing it once.
     """
-    return _unclosed(_LABEL.sub(r"\1> ", text))
+    return _unclosed(_LABEL.sub(lambda m: m[0] + "> "*bool(re.search(_BREAK, m[0])), text))
 
 # %% ../nbs/06_critique.ipynb #74e59cd4
 def dialogue_text(prompt) -> str:
@@ -135,6 +136,8 @@ def _chain_html(self: Chain) -> str:
 Chain._repr_html_ = _chain_html
 
 # %% ../nbs/06_critique.ipynb #05071356
+def _name(row: dict) -> tuple: return row.get("id"), _flat(row).get("prompt")
+
 def _begun(store, work: dict) -> None:
     "Note beside a new file what it is begun with; raises CaiError if the file was begun with something else"
     note, mark = store.path.with_name(store.path.name + ".work"), fingerprint(work)
@@ -142,10 +145,14 @@ def _begun(store, work: dict) -> None:
         raise CaiError(f"{store.path}: begun with other prompts, chunks or settings", remedy="delete the file, or write to another folder, and run again")
     if not store.path.exists(): atomic_write(note, mark + "\n")
 
+def _flat(row: dict) -> dict:
+    "The row with its prompt as text, as it stands in a file: a `Dialogue` in the plain format"
+    return {**row, "prompt": row["prompt"].to_text()} if hasattr(row.get("prompt"), "to_text") else row
+
 def _kept(items: list[dict], chunk: int, store, may_drop: bool, settings) -> tuple[list[dict], int]:
     "(rows, number) of the chunks that `store` holds; raises CaiError if they do not come from `items` and `settings`, cut in this way"
     if store is None: return [], 0
-    rows, key = store._load(store.whole()), lambda r: (r.get("id"), r.get("prompt"))
+    rows, key = store._load(store.whole()), _name
     at, end = -1, min(store.chunks*chunk, len(items))
     for n, row in enumerate(rows, 1):
         at = next((i for i in range(at+1, end if may_drop else min(at+2, end)) if key(items[i]) == key(row)), None)
@@ -161,15 +168,21 @@ def run_chunks(items: list[dict],                 # input rows, each with "id" a
                settings: dict | None = None,      # what else shapes the rows: a store begun under other settings is refused
                may_drop: bool = False,            # may `make` leave items out?
                on_progress: Callable[[int, int], None] | None = None) -> list[dict]:
-    "All rows of `make`, chunk by chunk; finished chunks are read from `store`, not computed. Raises CaiError if the store holds other work."
+    "All rows of `make`, chunk by chunk; finished chunks are read from `store`, not computed. Raises CaiError if the store holds other work. A store does not know who wrote it: another engine needs another file. In the file a `Dialogue` is its text."
+    at_least(1, chunk=chunk)
+    try: json.dumps([_flat(i) for i in items])
+    except TypeError as e: raise CaiError(f"these rows cannot be written down: {e}", remedy="besides the prompt, a row holds texts, numbers, lists and dictionaries; leave the other fields out") from e
+    talks = {_name(i): i["prompt"] for i in items if hasattr(i.get("prompt"), "to_text")}
+    def whole(rows): return [{**r, "prompt": talks[_name(r)]} if _name(r) in talks else r for r in rows] if talks else rows
     rows, start = once(lambda: _kept(items, chunk, store, may_drop, settings))
     (rank, size), end = world(), -(-len(items)//chunk)
     if on_progress and start: on_progress(min(start*chunk, len(items)), len(items))
-    def made(c): return json.loads(json.dumps(make(c, items[c*chunk:(c+1)*chunk]))) if c < end else None     # in memory just as it reads from the file
+    rows = whole(rows)
+    def made(c): return json.loads(json.dumps([*map(_flat, make(c, items[c*chunk:(c+1)*chunk]))])) if c < end else None     # in memory just as it reads from the file
     for c in range(start, end, size):
         for k, new in enumerate(everyone(lambda: made(c + rank))[:end - c]):
             if store is not None: once(lambda: store.append(new))
-            rows += new
+            rows += whole(new)
             if on_progress: on_progress(min((c+k+1)*chunk, len(items)), len(items))
     return rows
 
@@ -247,19 +260,22 @@ def revise(engine,                                # critic: has `.generate` (cha
            too_long: str = "error",               # dialogues that may not fit: "error", or "leave out" (`left_out`)
            store=None,                            # `JsonlStore` for resumable runs
            on_progress: Callable[[int, int], None] | None = None) -> list[Chain]:
-    "Chains of `n_revisions` critique-revision rounds for all `rows` (paper section 3.1). Raises CaiError without a source of first responses, for dialogues that are too long, and for names where what they name is needed."
+    "Chains of `n_revisions` critique-revision rounds for all `rows` (paper section 3.1). Raises CaiError without a source of first responses, for settings that cannot work, for dialogues that are too long, and for names where what they name is needed."
     loaded(constitution, engine, responder); rows = numbered(rows)
+    at_least(0, n_revisions=n_revisions, few_shot=few_shot); at_least(1, max_new_tokens=max_new_tokens); at_least(0., temperature=temperature)
+    if not constitution.sl: raise CaiError("this constitution has no principle for critiques", remedy="give it one: the list `sl` of its file")
     if odd := [r["id"] for r in rows if not isinstance(r["prompt"], str)]:
         raise CaiError(f"the prompt of {odd[0]!r} is not a text", remedy="revise takes one human turn per row, as a string")
     if responses is None and responder is None:
         raise CaiError("no first responses to revise", remedy="pass responder=, the engine of the helpful-only model, or responses=")
     if responses is not None and len(responses) != len(rows):
         raise CaiError(f"{len(responses)} responses for {len(rows)} prompts", remedy="pass one response per prompt, in the same order")
+    if odd := [r["id"] for r, x in zip(rows, responses or []) if not isinstance(x, str)]: raise CaiError(f"the response to {odd[0]!r} is not a text", remedy="pass strings")
     prefix = few_shot_prefix(constitution, few_shot, direct)
     sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature)
     long = dialogues_over_long(engine, rows, constitution, responses=responses, few_shot=few_shot, direct=direct, max_new_tokens=max_new_tokens)
     out = left_out(engine, long, [r["id"] for r in rows], too_long)
-    settings = dict(seed=seed, n_revisions=n_revisions, prefix=prefix, direct=direct, constitution=getattr(constitution, "sha256", ""), responses=responses, **sampling)
+    settings = dict(seed=seed, n_revisions=n_revisions, prefix=prefix, direct=direct, constitution=getattr(constitution, "mark", ""), responses=responses, **sampling)
     def answered(c, part):
         if responses is not None: return responses[c*chunk:c*chunk+len(part)]
         fit = [r for r in part if r["id"] not in out]

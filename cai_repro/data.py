@@ -59,7 +59,7 @@ def _is_json(path: Path, first: str) -> bool:
 
 def _parse_line(line: str) -> tuple[object, str]:
     try: return json.loads(line), ""
-    except ValueError as e: return None, f"not valid JSON ({e.msg})" if isinstance(e, json.JSONDecodeError) else "not valid JSON"
+    except (ValueError, RecursionError) as e: return None, f"not valid JSON ({e.msg})" if isinstance(e, json.JSONDecodeError) else "not valid JSON"
 
 def read_prompts(path: str | Path # JSON lines, or plain text with one prompt a line; .gz too
                 ) -> list[dict]:
@@ -198,7 +198,7 @@ def own_prompts(kind: str, # "red_team", "helpful" or "over_refusal"
 def official_files() -> dict[str, dict]:
     "The authors' files by path: url, commit, sha256, and `rows` where only the first lines are kept"
     import yaml
-    table = yaml.safe_load(resource_path("data/official.yaml").read_text())
+    table = yaml.safe_load(resource_path("data/official.yaml").read_text(encoding="utf-8"))
     return {f"{repo}/{name}": {"url": f"{r['url']}/{f.get('from', name)}", "commit": r["url"].rsplit("/", 1)[1], **f} for repo, r in table.items() for name, f in r["files"].items()}
 
 # %% ../nbs/02_data.ipynb #486995f7
@@ -236,4 +236,6 @@ def fetch_official(name: str # a file such as "evals/HarmfulVsEthical.jsonl", or
     files = {f: i for f, i in official_files().items() if f"/{name.strip('/')}/" in f"/{f}/"}
     if not files: raise CaiError(f"no official file or folder is called {name!r}", "there are: " + ", ".join(f.split("/", 1)[1] for f in official_files()))
     paths = [_fetch(f, i) for f, i in files.items()]
-    return paths[0] if len(paths) == 1 else paths[0].parent
+    if len(paths) == 1: return paths[0]
+    first, part = f"/{next(iter(files))}", f"/{name.strip('/')}/"
+    return paths[0].parents[first[first.index(part) + len(part):].count("/")]

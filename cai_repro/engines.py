@@ -6,7 +6,7 @@
 __all__ = ['Answers', 'Recorded', 'ServerEngine', 'VLLMEngine']
 
 # %% ../nbs/05b_engines.ipynb #cf82e8d0
-import json, os, weakref
+import errno, json, os, weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .core import CaiError, derive_seed, file_sha256, fingerprint
-from .generate import TURNS, LocalEngine, _cut
+from .core import CaiError, _disk_error, at_least, derive_seed, file_sha256, fingerprint
+from .generate import TURNS, LocalEngine, _cut, turn_ends
 
 # %% ../nbs/05b_engines.ipynb #1dec7ad8
 class Answers:
@@ -27,18 +27,24 @@ class Answers:
             with open(self.path, "rb+") as f: f.truncate(self.path.stat().st_size - len(torn))
         for n, line in enumerate(lines, 1):
             try: row = json.loads(line); self.known[row["key"]] = row["value"]
-            except (ValueError, KeyError, TypeError) as e: raise CaiError(f"{self.path}:{n}: not an answer ({type(e).__name__})", "delete this line; the question will be asked again") from e
+            except (ValueError, KeyError, TypeError, RecursionError) as e: raise CaiError(f"{self.path}:{n}: not an answer ({type(e).__name__})", "delete this line; the question will be asked again") from e
     def __contains__(self, key): return key in self.known
     def __getitem__(self, key): return self.known[key]
     def add(self, key: str, value):
-        "Write one answer down"
+        "Write one answer down, wholly or not at all; `CaiError` when the disk is full"
         if key in self.known: return
-        self.path.parent.mkdir(parents=True, exist_ok=True); self.known[key] = value
-        with open(self.path, "a", encoding="utf-8") as f: f.write(json.dumps({"key": key, "value": value}, ensure_ascii=False) + "\n")
+        line = (json.dumps({"key": key, "value": value}, ensure_ascii=False) + "\n").encode()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab", buffering=0) as f:
+                size = f.seek(0, os.SEEK_END)
+                if f.write(line) < len(line): f.truncate(size); raise OSError(errno.ENOSPC, "No space left on device")   # half a line would spoil the next
+        except OSError as e: raise _disk_error(self.path, e) from e
+        self.known[key] = value
 
 # %% ../nbs/05b_engines.ipynb #59452cc7
 class Recorded:
-    "An engine whose answers are kept in a file; without `engine`, a replay"
+    "An engine whose answers are kept in a file; without `engine`, a replay. A file is for one engine: it does not know who answered"
     def __init__(self, path: str | Path, engine=None):
         self.answers, self.engine = Answers(path), engine
         self.batch_size = getattr(engine, "batch_size", None)
@@ -53,7 +59,11 @@ class Recorded:
         "As the engine's own `generate`"
         seeds, how = seed if isinstance(seed, list) else [(seed, i) for i in range(len(prompts))], dict(max_new_tokens=max_new_tokens, temperature=temperature)
         keys = [fingerprint(["generate", prefix + p, s, how]) for p, s in zip(prompts, seeds)]
-        return self._fill(keys, lambda new: self.engine.generate([prompts[i] for i in new], prefix=prefix, seed=[seed[i] for i in new] if isinstance(seed, list) else seed, **how), prompts)
+        def ask(new):
+            if isinstance(seed, list): return self.engine.generate([prompts[i] for i in new], prefix=prefix, seed=[seed[i] for i in new], **how)
+            said = self.engine.generate(prompts, prefix=prefix, seed=seed, **how)      # one seed for all: what a prompt gets depends on its place among them
+            return [said[i] for i in new]
+        return self._fill(keys, ask, prompts)
     def choose(self, prompts: list[str], options: list[str], *, prefix: str = "") -> np.ndarray:
         "As the engine's own `choose`"
         keys = [fingerprint(["choose", prefix + p, list(options)]) for p in prompts]
@@ -72,10 +82,11 @@ class ServerEngine:
                  stop: tuple[str, ...] = TURNS, # a text ends before any of these
                  answers: str | Path | None = None,  # file that keeps every answer as it comes
                 ):
+        at_least(1, concurrency=concurrency); at_least(0, retries=retries); at_least(0., timeout=timeout)
         try: from openai import OpenAI
         except ImportError as e: raise CaiError("the openai client is not installed", "pip install openai") from e
         self.client = OpenAI(base_url=base_url, api_key=api_key or os.environ.get("OPENAI_API_KEY") or "none", max_retries=retries, timeout=timeout)
-        self.url, self.model, self.concurrency, self.stop = base_url, model, concurrency, tuple(stop)
+        self.url, self.model, self.concurrency, self.stop = base_url, model, concurrency, (stop,) if isinstance(stop, str) else tuple(stop)
         self.answers = Answers(answers) if answers else None
     def __repr__(self): return f"ServerEngine({self.url}, {self.model!r})"
 
@@ -84,12 +95,14 @@ class ServerEngine:
         out = {i: self.answers[k] for i, k in enumerate(keys) if self.answers and k in self.answers}
         wrong = []
         with ThreadPoolExecutor(self.concurrency) as pool:
-            jobs = {pool.submit(ask, i): i for i in range(len(keys)) if i not in out}
-            for job in as_completed(jobs):
-                i = jobs[job]
-                try: out[i] = job.result()
-                except Exception as e: wrong.append(e); continue
-                if self.answers: self.answers.add(keys[i], out[i])
+            try:
+                jobs = {pool.submit(ask, i): i for i in range(len(keys)) if i not in out}
+                for job in as_completed(jobs):
+                    i = jobs[job]
+                    try: out[i] = job.result()
+                    except Exception as e: wrong.append(e); continue
+                    if self.answers: self.answers.add(keys[i], out[i])
+            except BaseException: pool.shutdown(wait=False, cancel_futures=True); raise     # Ctrl-C, a full disk: what is not under way yet is not asked any more
         if wrong:
             first = next((e for e in wrong if isinstance(e, CaiError)), None)
             if first is not None and len(wrong) == len(jobs): raise first
@@ -103,10 +116,13 @@ def _text_of(reply) -> str:
     try: text = reply.choices[0].text
     except (AttributeError, IndexError, TypeError): text = None
     if not isinstance(text, str): raise ValueError(f"no text in the reply: {str(reply)[:120]}")
-    return text
+    return text.encode(errors="replace").decode()          # half a character cannot be written to a file
 
 def _generate(self, prompts: list[str], *, prefix: str = "", max_new_tokens: int = 80, temperature: float = 1., seed: int | list[int] = 0) -> list[str]:
     "Write on from each prompt. Seeds are sent along; whether they bind is the server's affair"
+    at_least(0, max_new_tokens=max_new_tokens); at_least(0., temperature=temperature)
+    if isinstance(prompts, str): raise CaiError("one text where a list of them is needed", "put it in brackets: [...]")
+    if isinstance(seed, list) and len(seed) != len(prompts): raise CaiError(f"{len(seed)} seeds for {len(prompts)} prompts", "pass one number, or one for each prompt")
     seeds = [s % 2**31 for s in (seed if isinstance(seed, list) else [seed + i for i in range(len(prompts))])]
     how = dict(model=self.model, max_tokens=max_new_tokens, temperature=temperature)
     def ask(i):
@@ -125,6 +141,7 @@ def _option_logprob(prompt: str, option: str, reply) -> float:
 
 def _choose(self, prompts: list[str], options: list[str], *, prefix: str = "") -> np.ndarray:
     "Summed log-probability of each option after each prompt, (prompts, options)"
+    if isinstance(prompts, str) or isinstance(options, str): raise CaiError("one text where a list of them is needed", "put it in brackets: [...]")
     asks = [(prefix + p, o) for p in prompts for o in options]
     def ask(i):
         p, o = asks[i]
@@ -174,9 +191,10 @@ class VLLMEngine:
                  **settings,                        # more for `vllm.LLM`, such as gpu_memory_utilization=.5, max_model_len=4096, dtype="bfloat16"
                 ):
         if max_lora_rank: settings = dict(enable_lora=True, max_lora_rank=max_lora_rank, max_cpu_loras=4) | settings   # four adapters stay in main memory
-        self.base, self.adapter, self.stop = _shared(model, settings), adapter and Path(adapter).resolve(), tuple(stop)
+        self.base, self.adapter, self.stop = _shared(model, settings), adapter and Path(adapter).resolve(), (stop,) if isinstance(stop, str) else tuple(stop)
         self.chat = chat
         self.tokenizer, self.context = self.base.tokenizer, self.base.llm.model_config.max_model_len
+        self.ends = turn_ends(self.tokenizer, chat)
         self._lora()
     _rows, _fits, _tails, lengths = LocalEngine._rows, LocalEngine._fits, LocalEngine._tails, LocalEngine.lengths
     def __repr__(self): return f"VLLMEngine(adapter={self.adapter and self.adapter.name!r}, stop={self.stop})"
@@ -212,10 +230,12 @@ def generate(self: VLLMEngine,
              seed: int | list[int] = 0,   # or one for each prompt
             ) -> list[str]:
     "Write on from each prompt: one text each, without the stop string and without white space at its ends"
+    at_least(0, max_new_tokens=max_new_tokens); at_least(0., temperature=temperature)
+    if isinstance(seed, list) and len(seed) != len(prompts): raise CaiError(f"{len(seed)} seeds for {len(prompts)} prompts", "pass one number, or one for each prompt")
     if not prompts or max_new_tokens < 1: return [""] * len(prompts)
     rows = self._rows(prompts, prefix); self._fits(rows, max_new_tokens)
     seeds = [derive_seed(s, "generate") for s in seed] if isinstance(seed, list) else [derive_seed(seed, "generate", i) for i in range(len(rows))]
-    way = dict(max_tokens=max_new_tokens, temperature=temperature, stop=list(self.stop), ignore_eos=True, stop_token_ids=[self.tokenizer.eos_token_id])
+    way = dict(max_tokens=max_new_tokens, temperature=temperature, stop=list(self.stop), ignore_eos=True, stop_token_ids=self.ends)
     ids = [list(c.token_ids) for c in self._ask(rows, [way | {"seed": s} for s in seeds])]
     return [_cut(t, self.stop) for t in self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)]
 

@@ -10,7 +10,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from .core import JsonlStore, derive_seed
+from .core import CaiError, JsonlStore, at_least, derive_seed
 
 # %% auto #0
 __all__ = ['wilson', 'bootstrap', 'interval', 'show', 'judge_rows', 'share', 'harm_score', 'measure', 'revision_curve',
@@ -49,7 +49,7 @@ def interval(values: Iterable[float], # observations (booleans, or numbers)
     x = [float(v) for v in values]
     if not x: return {"mean": None, "low": None, "high": None, "n": 0}
     kind = kind or ("wilson" if set(x) <= {0., 1.} else "bootstrap")
-    if kind not in ("wilson", "bootstrap"): raise ValueError(f"unknown kind of interval: {kind!r}")
+    if kind not in ("wilson", "bootstrap"): raise CaiError(f"unknown kind of interval: {kind!r}", "use wilson or bootstrap")
     low, high = wilson(sum(x), len(x), level) if kind == "wilson" else bootstrap(x, level, seed=seed)
     return {"mean": round(sum(x)/len(x), 6), "low": round(low, 6), "high": round(high, 6), "n": len(x)}
 
@@ -161,18 +161,19 @@ def feedback_quality(engine, constitution,
 
 # %% ../nbs/12_evaluate.ipynb #82bd9ebd
 def sample_responses(engine,                 # anything with `.generate(prompts, ...)`
-                     rows: Sequence[dict],   # rows with "id" and "prompt"
+                     rows: Sequence[dict|str], # rows with "id" and "prompt", or prompts alone
                      *, seed: int=0, temperature: float=1., max_new_tokens: int=80,
                      chunk: int=256,         # prompts a chunk: the unit of saving
                      store: JsonlStore|None=None, # finished chunks go here, and are not sampled again
                      on_progress: Callable[[int, int], None]|None=None) -> list[dict]:
-    "One response per row, in order, as `{**row, \"response\"}`."
-    from cai_repro.critique import dialogue_text, run_chunks
+    "One response per row, in order, as `{**row, \"response\"}`. `CaiError` for settings that cannot work, and for names where what they name is needed."
+    from cai_repro.critique import dialogue_text, loaded, numbered, run_chunks
+    loaded(None, engine); rows = numbered(rows); at_least(1, max_new_tokens=max_new_tokens); at_least(0., temperature=temperature)
     def make(c, part):
         texts = engine.generate([dialogue_text(r["prompt"]) for r in part], max_new_tokens=max_new_tokens,
                                 temperature=temperature, seed=[derive_seed(seed, "responses", r["id"]) for r in part])
         return [{**r, "response": t} for r, t in zip(part, texts)]
-    return run_chunks(list(rows), make, chunk=chunk, store=store, on_progress=on_progress, settings=dict(seed=seed, temperature=temperature, max_new_tokens=max_new_tokens))
+    return run_chunks(rows, make, chunk=chunk, store=store, on_progress=on_progress, settings=dict(seed=seed, temperature=temperature, max_new_tokens=max_new_tokens))
 
 # %% ../nbs/12_evaluate.ipynb #2b3cca7a
 def evaluate_models(engines: dict,          # name -> engine
@@ -219,13 +220,17 @@ def gold_probe(sides: dict[str, str], # prompt text -> "red_team" or "benign"
 def elo(games: Sequence[tuple[str, str, float, str]], # (model, other model, 1 won / 0 lost / .5 drawn, prompt)
         anchor: str,                                  # the model at 0
         draws: int=200, seed: int=0) -> dict[str, dict]: # model -> {"mean" (the maximum-likelihood score), "low", "high", "n" (comparisons)}
-    "Elo scores by Bradley-Terry maximum likelihood, with one draw added between any two models that met; 95 % intervals by bootstrap over prompts."
+    "Elo scores by Bradley-Terry maximum likelihood, with one draw added between any two models that met; 95 % intervals by bootstrap over prompts. `CaiError` for models that no chain of comparisons joins to `anchor`."
     names = sorted({m for g in games for m in g[:2]}); at = {m: i for i, m in enumerate(names)}
-    if anchor not in at: raise ValueError(f"no comparison with {anchor!r}, which should be at 0")
+    if anchor not in at: raise CaiError(f"no comparison with {anchor!r}, which should be at 0", "there are: " + ", ".join(names))
+    if odd := [g for g in games if not 0 <= g[2] <= 1]: raise CaiError(f"{odd[0]}: a game is won (1), lost (0) or drawn (.5)", "give the share of the first model, from 0 to 1")
     prompts = {p: i for i, p in enumerate(dict.fromkeys(g[3] for g in games))}
     won = np.zeros((len(prompts), len(names), len(names)))
     for a, b, w, p in games: won[prompts[p], at[a], at[b]] += w; won[prompts[p], at[b], at[a]] += 1 - w
     met = won.sum(0) + won.sum(0).T > 0
+    near = np.arange(len(names)) == at[anchor]
+    for _ in names: near |= met[near].any(0)
+    if not near.all(): raise CaiError(f"{', '.join(m for m, i in at.items() if not near[i])}: never compared with {anchor!r}, nor with a model that was", "leave them out, or compare them: a difference between them has no meaning")
     def strengths(weight):
         wins = np.tensordot(weight, won, 1) + .5*met
         n, p = wins + wins.T, np.ones(len(names))
@@ -249,6 +254,6 @@ def gold_games(responses: dict[str, Sequence[dict]], # model -> rows {prompt, si
     games = []
     for a in judged:
         for b in judged:
-            if [x["prompt"] for x in judged[a]] != [x["prompt"] for x in judged[b]]: raise ValueError(f"{a} and {b} did not answer the same prompts in the same order")
+            if [x["prompt"] for x in judged[a]] != [x["prompt"] for x in judged[b]]: raise CaiError(f"{a} and {b} did not answer the same prompts in the same order", "sample both on one list of prompts")
             if a < b: games += [(a, b, .5 if worth(x) == worth(y) else float(worth(x) > worth(y)), x["prompt"]) for x, y in zip(judged[a], judged[b], strict=True) if None not in (x["kind"], y["kind"])]
     return games

@@ -507,7 +507,9 @@ def write_report(run: str|Path, # a run folder, finished up to its evaluation
     "Write `figures/*.png` and the self-contained `report.html` of a run; `CaiError` names what is missing."
     from cai_repro.evaluate import judge_rows
     run = Path(run); metrics, info = read_json(run/"metrics.json"), read_json(run/"run.json")
-    read = lambda *p: JsonlStore(run.joinpath(*p)).rows()
+    def read(*p):
+        if not (file := run.joinpath(*p)).exists(): raise CaiError(f"{file}: not there", "run `cai run` with the same options again: it makes what is missing")
+        return JsonlStore(file).rows()
     log = read("ppo", "log.jsonl"); pictures = draw_figures(metrics, log)
     for name, p in pictures.items(): atomic_write(run/"figures"/f"{name}.png", p["light"])
     world = world_of(metrics)

@@ -13,24 +13,25 @@ from pathlib import Path
 
 import typer
 
-from .core import CaiError, JsonlStore, RunFolder, atomic_write, derive_seed, file_sha256, fingerprint, once, resource_path, whole_base_only, world
+from .constitution import _md
+from .core import CaiError, JsonlStore, RunFolder, at_least, atomic_write, derive_seed, file_sha256, fingerprint, once, resource_path, whole_base_only, world
 
 # %% auto #0
 __all__ = ['COUNTS', 'ADAPTERS', 'ASSISTANT', 'ENOUGH', 'EVALUATED', 'GENERATION', 'STAGES', 'SMALLER', 'HELP', 'app', 'DEBUG',
            'CONSTITUTION', 'CARD', 'SEED', 'Recipe', 'recipes', 'shipped', 'find_recipe', 'locate', 'check_disk',
-           'check_models', 'files_mark', 'alternative_settings', 'check_machine', 'models_mark', 'Run', 'prepare',
-           'Stage', 'parts', 'red_team_prompts', 'readable_prompts', 'make_prompts', 'make_helpful', 'revised',
-           'make_critique', 'make_sft', 'tempfile_folder', 'repeated', 'benign_pairs', 'contrast_pairs',
-           'red_team_pairs', 'red_team_asked', 'make_pairs', 'ai_labels', 'make_feedback', 'make_preference',
-           'rl_prompts', 'make_ppo', 'make_alternative', 'preference_quality', 'held_out_pairs', 'training_prompts',
-           'make_evaluate', 'write_metrics', 'command_of', 'versions', 'write_info', 'make_report', 'stages_of',
-           'text_probe_of', 'stage_fingerprint', 'PlainProgress', 'BarProgress', 'progress_for_screen', 'disk_full',
-           'card_full', 'run_stage', 'run', 'results_table', 'summary_lines', 'clean', 'friendly', 'main', 'quiet',
-           'run_command', 'word_changes', 'marked', 'pocket_run', 'outside_note', 'revise_command', 'print_chain',
-           'judge_command', 'print_judgement', 'eval_folder', 'check_model_folders', 'eval_engine', 'eval_tables',
-           'eval_command', 'run_eval', 'print_dry_run', 'plan_command', 'doctor_command', 'claims_command', 'without',
-           'compare_constitutions', 'compare_figure', 'compare_table', 'compare_command', 'push_command',
-           'playground_command']
+           'check_models', 'check_settings', 'files_mark', 'alternative_settings', 'check_machine', 'models_mark',
+           'Run', 'constitution_mark', 'prepare', 'Stage', 'parts', 'red_team_prompts', 'readable_prompts',
+           'make_prompts', 'make_helpful', 'revised', 'make_critique', 'make_sft', 'tempfile_folder', 'repeated',
+           'benign_pairs', 'contrast_pairs', 'red_team_pairs', 'red_team_asked', 'make_pairs', 'ai_labels',
+           'make_feedback', 'make_preference', 'rl_prompts', 'make_ppo', 'make_alternative', 'preference_quality',
+           'held_out_pairs', 'training_prompts', 'make_evaluate', 'write_metrics', 'command_of', 'versions',
+           'write_info', 'make_report', 'stages_of', 'text_probe_of', 'stage_fingerprint', 'PlainProgress',
+           'BarProgress', 'progress_for_screen', 'disk_full', 'card_full', 'run_stage', 'run', 'results_table',
+           'summary_lines', 'clean', 'friendly', 'main', 'quiet', 'run_command', 'word_changes', 'marked', 'pocket_run',
+           'outside_note', 'revise_command', 'print_chain', 'judge_command', 'print_judgement', 'eval_folder',
+           'check_model_folders', 'eval_engine', 'eval_tables', 'eval_command', 'run_eval', 'print_dry_run',
+           'plan_command', 'doctor_command', 'claims_command', 'without', 'compare_constitutions', 'compare_figure',
+           'compare_table', 'compare_command', 'push_command', 'playground_command']
 
 # %% ../nbs/14_pipeline.ipynb #e004d5a9
 @dataclass(frozen=True)
@@ -87,9 +88,10 @@ def shipped(name: str) -> Recipe|None:
 def find_recipe(recipe: str|Recipe) -> Recipe:
     "The recipe of this name or in this YAML file (or the recipe itself); `CaiError` lists the known names."
     if isinstance(recipe, Recipe): return recipe
+    recipe = str(recipe)
     if recipe in recipes(): return recipes()[recipe]
     from cai_repro.hardware import read_recipe, recipe_files
-    if str(recipe).endswith((".yaml", ".yml")): return Recipe(**read_recipe(recipe))
+    if recipe.endswith((".yaml", ".yml")): return Recipe(**read_recipe(recipe))
     if found := shipped(recipe): return found
     known = recipes() | {n: find_recipe(n) for n in recipe_files()}
     raise CaiError(f"unknown recipe {recipe!r}", "known recipes: " + "; ".join(f"{n} ({r.about})" for n, r in known.items()) + "; or a YAML file of your own")
@@ -99,16 +101,11 @@ def locate(path: str) -> Path:
     return Path(path) if Path(path).exists() else resource_path(path)
 
 # %% ../nbs/14_pipeline.ipynb #c14rp001
-def _table_text(text) -> str:
-    "Text of unknown origin, safe in a cell of a Markdown table"
-    import html
-    return html.escape(str(text), quote=False).replace("|", "&#124;").replace("\n", " ")
-
 def _recipe_markdown(self: Recipe) -> str:
     shown = lambda v: ", ".join(f"{k} {x}" for k, x in v.items()) if isinstance(v, dict) else v
     rows = [(k, shown(v)) for k, v in asdict(self).items() if k not in ("name", "about", "hub") and v != getattr(Recipe, k, {})]
     if self.hub: rows.append(("model", self.hub["licence"] + ", meant for " + self.hub["card"]))
-    return f"**{_table_text(self.name)}**: {_table_text(self.about)}\n\n| setting | value |\n|---|---|\n" + "\n".join(f"| {k} | {_table_text(v)} |" for k, v in rows)
+    return f"**{_md(self.name)}**: {_md(self.about)}\n\n| setting | value |\n|---|---|\n" + "\n".join(f"| {k} | {_md(v)} |" for k, v in rows)
 
 Recipe._repr_markdown_ = _recipe_markdown
 
@@ -128,10 +125,31 @@ def check_models(recipe: Recipe) -> None:
     for path, file, what in ((recipe.base, "config.json", "model"), (recipe.helpful, "adapter_config.json", "adapter")):
         if not (locate(path)/file).exists(): raise CaiError(f"{locate(path)}: no {file} there, so this is no {what}", f"give the recipe a folder with {file}")
 
-def files_mark(*folders: Path) -> str:
-    "Fingerprint of the model files in some folders: by their bytes up to 1 GB a file, beyond that by their size."
-    files = [p for folder in folders for p in sorted(folder.glob("*")) if p.suffix in (".json", ".safetensors")]
-    return fingerprint([(p.name, file_sha256(p) if p.stat().st_size < 2**30 else p.stat().st_size) for p in files])
+def check_settings(recipe: Recipe) -> None:
+    "`CaiError` for what a `Recipe` made in Python says wrongly: a setting that its stage does not have, a number that is too small, a role that nobody has. (A recipe file is checked line by line when it is read.)"
+    from cai_repro.hardware import NESTED, settings_of
+    for k in NESTED.keys() & asdict(recipe).keys() - {"hub"}:
+        if bad := sorted(getattr(recipe, k).keys() - (known := settings_of(*NESTED[k])).keys()): raise CaiError(f"{k}: there is no setting {', '.join(bad)}", "there are: " + ", ".join(known))
+        if own := sorted(getattr(recipe, k).keys() & {"seed", "responses"}): raise CaiError(f"{k}: {own[0]} is not the recipe's to set", "leave it out: it follows from the run's own seed and files")
+    at_least(1, batch_size=recipe.batch_size, max_new_tokens=recipe.max_new_tokens); at_least(0, **recipe.prompts)
+    for k, can in (("critic", (None, "helpful")), ("labeller", (None, "helpful", "sl")), ("targets", ("final", "all"))):
+        if getattr(recipe, k) not in can: raise CaiError(f"{k}: {getattr(recipe, k)!r} is unknown", "use one of: " + ", ".join(map(str, can)))
+    from cai_repro.ppo import PPOConfig
+    PPOConfig(**recipe.ppo)                                    # says itself what cannot work
+
+def _glance(path: Path) -> str:
+    "sha256 of a file's bytes; of 1 GB and more, of its size and of 64 pieces spread over it: other weights differ everywhere"
+    import hashlib
+    if (size := path.stat().st_size) < 2**30: return file_sha256(path)
+    seen = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as f:
+        for k in range(64): f.seek(k*(size - 2**16)//63); seen.update(f.read(2**16))
+    return seen.hexdigest()
+
+def files_mark(*folders: Path, also: tuple[str, ...]=()) -> str:
+    "Fingerprint of the model files in some folders (JSON, safetensors, and endings in `also`): by their bytes, of those from 1 GB on by a part of them."
+    files = [p for folder in folders for p in sorted(folder.glob("*")) if p.suffix in (".json", ".safetensors", *also)]
+    return fingerprint([(p.name, _glance(p)) for p in files])
 
 def alternative_settings(recipe: Recipe, **more) -> dict:
     "What `alternatives.train_rl` gets for a recipe whose `rl` is not ppo. `CaiError` for an unknown method or setting."
@@ -190,7 +208,7 @@ class Run:
 
 # %% ../nbs/14_pipeline.ipynb #c14rp004
 def _run_markdown(self: Run) -> str:
-    made, t = self.folder.manifest.get("stages", {}), _table_text
+    made, t = self.folder.manifest.get("stages", {}), _md
     done = [k for k, s in made.items() if "rows" in s]
     return (f"Run of **{t(self.recipe.name)}**, seed {self.seed}, constitution {t(getattr(self.constitution, 'name', '?'))}" + (f", prompts from {t(Path(self.source).name)}" if self.source else "")
             + f", in {t(self.folder.root)}; finished: {', '.join(map(t, done)) or 'nothing yet'}")
@@ -204,7 +222,7 @@ def _rows(run: Run, file: str) -> list[dict]: return _store(run, file).rows()
 def _seed(run: Run, *parts) -> int: return derive_seed(run.seed, *parts)
 
 def _write(run: Run, file: str, rows: list[dict]) -> None:
-    "A whole JSONL file or none, written by the first process; the lines are those of one `JsonlStore` chunk."
+    "A whole JSONL file or none, written by the first process: as `JsonlStore` reads it, but in no chunks, for it is never continued."
     _put(run, file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
 
 def _put(run: Run, file: str, text: str) -> None:
@@ -220,21 +238,25 @@ def _steady(log: list[dict]) -> list[dict]:
     return [{k: v for k, v in r.items() if not re.search("second|runtime", k)} for r in log]
 
 # %% ../nbs/14_pipeline.ipynb #1e8164c8
+def constitution_mark(con) -> str:
+    "How a run's manifest names the constitution it was made under"
+    return f"{con.name} {con.sha256[:12]}"
+
 def prepare(recipe: str|Recipe="pocket", out: str|Path|None=None, *, seed: int=0, constitution: str|Path|None=None,
             prompts: str|Path|None=None, quantize: str|None=None, force: bool=False) -> Run:
     "Check everything that can be checked before compute and open the run folder; `CaiError` says what to mend."
     from cai_repro.constitution import load_constitution
     from cai_repro.data import read_prompts
-    recipe = find_recipe(recipe)
+    recipe = find_recipe(recipe); at_least(0, seed=seed); seed = int(seed)         # a number of numpy's could not be written to metrics.json, in the end
     if quantize not in (None, "none", "nf4"): raise CaiError(f"--quantize {quantize}: unknown", "use nf4, or leave it out")
     recipe = replace(recipe, quantize=recipe.quantize if quantize is None else None if quantize == "none" else quantize,
                      constitution=str(constitution or recipe.constitution))
     con, outside = load_constitution(recipe.constitution), read_prompts(prompts) if prompts else None
     out = Path(out or f"runs/{recipe.name}-seed{seed}")
-    check_models(recipe)
+    check_settings(recipe); check_models(recipe)
     if recipe.rl != "ppo": alternative_settings(recipe)
     check_disk(out); check_machine(recipe, out)
-    inputs = {"seed": seed, "constitution": f"{con.name} {con.sha256[:12]}", "prompts": fingerprint(outside) if outside else None, "quantize": recipe.quantize, "models": models_mark(recipe)}
+    inputs = {"seed": seed, "constitution": constitution_mark(con), "prompts": fingerprint(outside) if outside else None, "quantize": recipe.quantize, "models": models_mark(recipe)}
     def opened():
         folder = RunFolder(out).open(recipe.name, inputs, force=force)
         for name, s in folder.manifest["stages"].items(): folder.stage_done(name, s["fingerprint"]) # damage is found now, not in ten minutes
@@ -619,7 +641,7 @@ class BarProgress(PlainProgress):
     "A progress bar per stage, for terminals."
     def __init__(self):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        columns = TextColumn("{task.description:34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+        columns = TextColumn("{task.description:34}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
         self.bars, self.task = Progress(*columns), {}
     def __enter__(self): self.bars.start(); return self
     def __exit__(self, *exc): self.bars.stop(); return False
@@ -691,7 +713,8 @@ def run(recipe: str|Recipe="pocket", # name, or a `Recipe`
     if tensorboard and not find_spec("tensorboard"): raise CaiError("TensorBoard is not installed", "pip install tensorboard, or leave out --tensorboard: ppo/log.jsonl has the same numbers")
     this = prepare(recipe, out, seed=seed, constitution=constitution, prompts=prompts, quantize=quantize, force=force)
     this.board = Path(tensorboard) if tensorboard else None
-    with progress or progress_for_screen() as shown:
+    with contextlib.ExitStack() as held, progress or progress_for_screen() as shown:
+        once(lambda: held.enter_context(this.folder.alone()))
         for stage in stages:
             run_stage(this, stage, shown)
             if stage.name == until: return None
@@ -765,6 +788,8 @@ SEED = typer.Option(0, "--seed", min=0, help="Seed of everything random.")
 @app.callback()
 def main(ctx: typer.Context, debug: bool = DEBUG) -> None:
     ctx.obj = debug
+    for stream in (sys.stdout, sys.stderr):                                    # an arrow that an old code page does not know ends no run of ten minutes
+        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")
 
 def quiet() -> None:
     "No chatter of libraries, no network: everything a command needs is on disk."
@@ -872,7 +897,7 @@ def print_chain(chain, constitution, console) -> None:
     console.print("prompt", style="dim"); console.print(clean(chain.prompt), style="bold")
     console.print("\nresponse", style="dim"); console.print(clean(chain.response))
     for n, (step, old) in enumerate(zip(chain.steps, chain.responses), 1):
-        console.print(f"\n{n}. principle {step.principle_id}: {clean(constitution.by_id(step.principle_id).critique_request)}", style="dim")
+        console.print(clean(f"\n{n}. principle {step.principle_id}: {constitution.by_id(step.principle_id).critique_request}"), style="dim")
         if step.critique is not None: console.print("critique: " + clean(step.critique), style="italic")
         console.print("revision: " if step.revision != old else "revision (unchanged): ", marked(old, step.revision, colour), sep="")
 
@@ -915,16 +940,17 @@ def print_judgement(row: dict, principle, console) -> None:
     first, second = p_by_reading(row)[0]
     for name, p in (("A shown first", first), ("B shown first", second), ("average", row["p_a"])): table.add_row(name, f"{p:.3f}", f"{1 - p:.3f}")
     for k in "ab": console.print(f"{k.upper()}: {clean(row[k])}")
-    console.print(f"\nprinciple {principle.id}: {clean(principle.choice)}\n", style="dim"); console.print(table)
+    console.print(clean(f"\nprinciple {principle.id}: {principle.choice}\n"), style="dim"); console.print(table)
     choice = "is undecided" if abs(row["p_a"] - .5) < .02 else "prefers A" if row["p_a"] > .5 else "prefers B"
     console.print(f"\nThe feedback model {choice}.")
 
 # %% ../nbs/14_pipeline.ipynb #5e0c3a12
-def eval_folder(model: str, suite: str, *, adapter: str|None=None, few_shot: int=0, cot: bool=False, samples: int=1, both_orders: bool=False, limit: int|None=None, chat: bool=False, seed: int=0) -> Path:
+def eval_folder(model: str, suite: str, *, adapter: str|None=None, few_shot: int=0, cot: bool=False, samples: int=1, both_orders: bool=False, limit: int|None=None, chat: bool=False, quantize: str|None=None, seed: int=0) -> Path:
     "Where an evaluation is kept unless told otherwise: one folder for each way of asking."
     what = [model, adapter, suite, f"{few_shot}-shot" if few_shot else None, "cot" if cot else None, f"x{samples}" if samples > 1 else None,
-            "both-orders" if both_orders else None, f"{limit}-rows" if limit else None, "chat" if chat else None, f"seed{seed}"]
-    return Path("runs/eval")/"_".join(re.sub(r"[^\w.]+", "-", w).strip("-.") for w in what if w)
+            "both-orders" if both_orders else None, f"{limit}-rows" if limit else None, "chat" if chat else None, quantize, f"seed{seed}"]
+    name = "_".join(re.sub(r"[^\w.]+", "-", w).strip("-.") for w in what if w)
+    return Path("runs/eval")/(name if len(name.encode()) < 200 else f"{fingerprint(what)}_{name[-100:].strip('-._')}")      # no system takes a name of any length
 
 def check_model_folders(model: str|Path|None, adapter: str|Path|None) -> None:
     "`CaiError` if `model` is a folder without a model, or `adapter` one without an adapter. (A model that is no folder may be an id on the Hub.)"
@@ -935,7 +961,7 @@ def eval_engine(model: str|Path, adapter: str|Path|None=None, quantize: str|None
     "(engine, mark of its files) for a base and, if given, a LoRA adapter on it."
     from cai_repro.generate import open_engine
     folders = [Path(p) for p in (model, adapter) if p and Path(p).exists()]
-    return open_engine(model, adapter, quantize=quantize, batch_size=batch_size, chat=chat), files_mark(*folders)
+    return open_engine(model, adapter, quantize=quantize, batch_size=batch_size, chat=chat), files_mark(*folders, also=(".jinja",)*chat)
 
 # %% ../nbs/14_pipeline.ipynb #5e0c3a14
 def eval_tables(result: dict) -> list:
@@ -995,7 +1021,7 @@ def run_eval(model: str|None, adapter: Path|None, suite: str, how: dict, more: d
     from types import SimpleNamespace
     from cai_repro.suites import evaluate_suite, plan_suite
     name, here = model or "pocket", model is None or Path(model).exists()
-    out = out or eval_folder(name, suite, adapter=adapter and str(adapter), **how, **more, chat=chat, seed=seed)
+    out = out or eval_folder(name, suite, adapter=adapter and str(adapter), **how, **more, chat=chat, quantize=quantize, seed=seed)
     check_model_folders(model, adapter)
     plan_suite(suite, **how, seed=seed); check_disk(out)         # the questions may be fetched here, so before `quiet` shuts the network off
     if not here: os.environ.setdefault("HF_HUB_OFFLINE", "0")
@@ -1003,7 +1029,7 @@ def run_eval(model: str|None, adapter: Path|None, suite: str, how: dict, more: d
     from rich.console import Console
     engine, mark = eval_engine(model or locate(recipes()["pocket"].base), adapter, quantize, batch_size, chat)
     label = " + ".join(filter(None, (name, adapter and str(adapter), quantize, "chat" if chat else None)))
-    with progress_for_screen() as shown:
+    with RunFolder(out).alone(), progress_for_screen() as shown:
         stage, start = SimpleNamespace(name="eval", does=f"{label} on {suite}"), time.perf_counter()
         result = evaluate_suite(engine, suite, **how, **more, seed=seed, model=f"{label} {mark}", store=JsonlStore(out/"rows.jsonl"), on_progress=shown.start(stage))
         shown.done(stage, result["counts"]["asked"], time.perf_counter() - start)
@@ -1021,9 +1047,7 @@ def print_dry_run(recipe: Recipe, out: Path, prompts: Path|None=None, card: str|
     from cai_repro.hardware import Check, card_for, recipe_checks
     if recipe.quantize not in (None, "nf4"): raise CaiError(f"--quantize {recipe.quantize}: unknown", "use nf4, or leave it out")
     con = load_constitution(recipe.constitution)
-    if recipe.ppo:
-        from cai_repro.ppo import PPOConfig
-        PPOConfig(**recipe.ppo)
+    check_settings(recipe)
     if recipe.rl != "ppo": alternative_settings(recipe)
     checks = [Check(True, f"recipe {recipe.name}: {recipe.about}"), Check(True, f"constitution {con.name}: {len(con.sl)} principles for critiques, {len(con.rl)} for comparisons")]
     if prompts: checks.append(Check(True, f"{prompts}: {len(read_prompts(prompts))} prompts"))
@@ -1104,7 +1128,8 @@ def without(constitution: str|Path, harm: str, to: str|Path) -> Path:
     from cai_repro.constitution import load_constitution
     con = load_constitution(constitution)
     if harm not in (known := sorted({h for p in con.sl + con.rl for h in p.harms})): raise CaiError(f"{con.name}: no principle covers {harm!r}", "they cover: " + ", ".join(known))
-    data = yaml.safe_load(locate(con.source).read_text(encoding="utf-8"))
+    if not (file := locate(con.source)).is_file(): raise CaiError(f"{con.source}: the paper's own files are not one file to copy", "give a YAML file or a packaged name; or in Python, `load_constitution(...).without(...)`")
+    data = yaml.safe_load(file.read_text(encoding="utf-8"))
     for phase in ("sl", "rl"): data[phase] = [p for p in data[phase] if harm not in p["harms"]]
     if not data["sl"] or not data["rl"]: raise CaiError(f"{con.name}: without {harm!r} no principle is left", "choose another harm")
     atomic_write(Path(to), yaml.safe_dump(data | {"name": f"{con.name}-without-{harm}"}, sort_keys=False, allow_unicode=True))
@@ -1120,7 +1145,8 @@ def compare_constitutions(a: str|Path, b: str|Path, # packaged names or YAML fil
     if recipe.hub: raise CaiError(f"{recipe.name} has no judge to count with", "compare on the pocket recipe, or make two runs with --constitution and lay their reports side by side")
     cons = [load_constitution(c) for c in (a, b)]                      # both are read before either runs
     if cons[0].sha256 == cons[1].sha256: raise CaiError(f"{a} and {b} are the same constitution", "change one of them")
-    folders = [Path(out)/f"{k}-{c.name}-{c.sha256[:8]}-seed{seed}" for k, c in zip("ab", cons)]
+    slug = lambda name: re.sub(r"[^\w.-]+", "-", name)[:80].strip("-.")           # a name is a text, and no path
+    folders = [Path(out)/f"{k}-{slug(c.name)}-{c.sha256[:8]}-seed{seed}" for k, c in zip("ab", cons)]
     for con, folder in zip((a, b), folders): run(recipe, folder, seed=seed, constitution=con, progress=progress)
     tables = [{m: by_domain(JsonlStore(f/"evaluate"/f"{m}.jsonl").rows()) for m in ("sl_cai", "rl_cai")} for f in folders]
     both = {m: {side: {d: {k: [t[m][side][d][k] for t in tables] for k in v} for d, v in domains.items()} for side, domains in sides.items()} for m, sides in tables[0].items()}
@@ -1142,7 +1168,7 @@ def compare_table(result: dict, model: str="rl_cai"):
     from cai_repro.evaluate import show
     from cai_repro.figures import MODELS
     table = Table(title=f"{MODELS[model][0]}, domain by domain, mean [95 % interval]", title_justify="left", title_style="", box=None, pad_edge=False)
-    for h in ("", "", f"a: {result['a']}", f"b: {result['b']}"): table.add_column(h, no_wrap=True)
+    for h in ("", "", f"a: {result['a']}", f"b: {result['b']}"): table.add_column(clean(h), no_wrap=True)
     only = set(result["covered"][0]) ^ set(result["covered"][1])
     for side, measure, title in (("red_team", "compliance", "complies"), ("benign", "helpfulness", "helpful")):
         for d, m in result["domains"][model][side].items(): table.add_row(d + (" *" if d in only else ""), title, *map(show, m[measure]))

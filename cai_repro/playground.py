@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from fastcore.basics import patch
 from .constitution import _DEMOS, Constitution, Principle, _Reader, load_constitution
-from .core import CaiError, RunFolder, derive_seed, fingerprint
+from .core import CaiError, RunFolder, at_least, derive_seed, fingerprint
 from .critique import Chain, Step, critique_prompt, dialogue_text, dialogues_over_long, few_shot_prefix, left_out, mark_changes, revision_prompt
 from .feedback import label_pairs, p_by_reading
 from .pipeline import ADAPTERS, ASSISTANT, Recipe, Run, check_model_folders, clean, eval_engine, find_recipe, locate, marked, outside_note, pocket_run, recipes
@@ -98,7 +98,7 @@ def play(self: Playground,
     con, who = constitution or self.constitution, who or next(iter(self.speakers))
     if not prompt.strip(): raise CaiError("the prompt is empty", "type what you would ask an assistant")
     if who not in self.speakers: raise CaiError(f"nobody here is called {who!r}", "there are: " + ", ".join(self.speakers))
-    if revisions < 0: raise CaiError(f"{revisions} revisions", "give 0 or more")
+    at_least(0, revisions=revisions)
     sl, rl = chosen(con, principles, "sl"), chosen(con, compare, "rl")
     chain = Chain(ID, prompt.strip(), "")
     self._check(chain, who, con, seed)
@@ -157,7 +157,7 @@ def edited(constitution: Constitution, id: str,
     if reader.problems: raise CaiError("\n".join(f"{id}: {what}. {remedy[0].upper()}{remedy[1:]}" for _, what, remedy in reader.problems), "change the text and try again; nothing was edited")
     if new == old: return constitution
     name = constitution.name.removesuffix("-edited") + "-edited"
-    return replace(constitution, name=name, source="", sha256=hashlib.sha256(f"{constitution.sha256} {id} {fingerprint(_fields(new))}".encode()).hexdigest(),
+    return replace(constitution, name=name, source="", as_read="", sha256=hashlib.sha256(f"{constitution.sha256} {id} {fingerprint(_fields(new))}".encode()).hexdigest(),
                    **{old.phase: [new if p.id == id else p for p in constitution.phase(old.phase)]})
 
 # %% ../nbs/19_playground.ipynb #pg000300
@@ -333,7 +333,7 @@ def print_event(e: Event, con: Constitution, console) -> None:
         console.print(); return console.print(table)
     gold = f"  [gold judge: {verdict_words(e.verdict)}]" if e.verdict else ""
     if e.kind == "response": console.print("\nresponse" + gold, style="dim"); return console.print(clean(e.text))
-    if e.kind == "critique": console.print(f"\n{e.round}. {e.principle.id}: {clean(principle_words(e))}", style="dim"); return console.print("critique: " + clean(e.text), style="italic")
+    if e.kind == "critique": console.print(clean(f"\n{e.round}. {e.principle.id}: {principle_words(e)}"), style="dim"); return console.print("critique: " + clean(e.text), style="italic")
     console.print("revision: " if e.text != e.before else "revision (unchanged): ", marked(e.before, e.text, colour), sep="")
     if gold: console.print(gold.strip(), style="dim")
 
@@ -384,7 +384,7 @@ class Terminal:
 # %% ../nbs/19_playground.ipynb #pg000500
 def _number(text: str, most: int|None = None) -> int:
     "A whole number from 0; `CaiError` otherwise"
-    if not text.isascii() or not text.isdigit() or most is not None and int(text) > most: raise CaiError(f"{text!r} is no whole number" + (f" from 0 to {most}" if most else ""), "give one, such as 3")
+    if not text.isascii() or not text.isdigit() or len(text) > 18 or most is not None and int(text) > most: raise CaiError(f"{text!r} is no whole number" + (f" from 0 to {most}" if most else ""), "give one, such as 3")
     return int(text)
 
 @patch
@@ -406,6 +406,7 @@ def command(self: Terminal, name: str = "", rest: str = "") -> None:
     elif name == "edit":
         m = re.fullmatch(r"(\S+)\s+(\w+):\s*(.*)", rest)
         if not m: raise CaiError("edit what?", "write /edit ID FIELD: TEXT, such as /edit rl-01 choice: Choose the kinder response.")
+        if m[2] not in (fields := texts_of(con.by_id(m[1]))): raise CaiError(f"{m[1]} has no text called {m[2]!r}", "it has: " + ", ".join(fields))
         self.play = self.play.edit(m[1], **{m[2]: m[3]})
         for line in (f"edited: {', '.join(self.play.edits) or 'nothing'}", *self.play.remarks): self.say(line)
     elif name == "undo": self.play = self.play.undo(); self.say("the wording of the beginning")

@@ -19,7 +19,7 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 
-from .core import CaiError, derive_seed, resource_path
+from .core import CaiError, at_least, derive_seed, resource_path
 
 # %% ../nbs/03_pocket.ipynb #15b7b826
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def prompts(split:str, # "train" or "heldout"
             n:int, # how many rows
             seed:int=0) -> list[dict]:
     "`n` different requests, domains in turn; rows `{id, prompt, side, domain, action, object}`."
-    w = world()
+    w = world(); at_least(0, n=n)
     rows = [dict(id=f"{side}-{split}-{d.name}-{i}-{t}", prompt=p.format(a=a, o=o), side=side, domain=d.name, action=a, object=o)
             for d in w.side(side) for i, (a, o) in enumerate(pairs(split, d)) for t, p in enumerate(w.raw["prompts"])]
     if n > len(rows): raise CaiError(f"{n} {side} prompts asked for, the {split} split has {len(rows)}", "ask for fewer")

@@ -35,7 +35,8 @@ def finished_run(folder: str|Path) -> tuple[Run, dict, dict]: # the run, its run
     for name in ["assistant"]*("assistant" in {**made, **begun}) + [s.name for s in STAGES]:
         if name not in made: raise unfinished(name)
     info, metrics = (read_json(run.path(f)) for f in ("run.json", "metrics.json"))
-    this = Run(Recipe(**info["settings"]), info["seed"], None, run)
+    try: this, _ = Run(Recipe(**info["settings"]), int(info["seed"]), None, run), info["versions"]["constitution sha256"]
+    except (KeyError, TypeError, ValueError) as e: raise CaiError(f"{run.path('run.json')}: damaged, or of another version ({type(e).__name__}: {e})", "delete report.html and give the `cai run` command of this run again: the report is made anew, and run.json with it") from e
     for s in stages_of(this.recipe):
         if not run.stage_done(s.name, made[s.name]["fingerprint"] if "prompts" in s.uses else stage_fingerprint(this, s)): raise unfinished(s.name)
     return this, info, metrics
@@ -138,9 +139,9 @@ def save_datasets(data: dict[str, Dataset], folder: str|Path) -> Path:
 
 # %% ../nbs/18_share.ipynb #sh000071
 def md(text) -> str:
-    "Text for a line or a table cell of Markdown in which it can open nothing: no line, heading, link, tag or formula"
+    "Text for a line or a table cell of Markdown in which it can open nothing: no line, heading, list, link, tag or formula. (A bare address stays one.)"
     from cai_repro.pipeline import clean
-    return re.sub(r"([\\`*_\[\]<|~$&])", r"\\\1", " ".join(clean(str(text)).split()))
+    return re.sub(r"([\\`*_\[\]<|~$&]|^[#>+=-]|(?<=^\d)[.)])", r"\\\1", " ".join(clean(str(text)).split()))
 
 def fenced(row: dict, most: int=400) -> str:
     "A row as JSON in a fence, long texts cut"

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from .core import CaiError, JsonlStore, derive_seed, fingerprint
+from .core import CaiError, JsonlStore, at_least, derive_seed, fingerprint
 from .critique import over_long
 from .feedback import choice_prefix, cot_prefix, normalise, quoted
 
@@ -79,13 +79,13 @@ def cluster_interval(values: Sequence[float], # one per row
                      *, level: float=.95, draws: int=4000, seed: int=0,
                      share: bool=True,        # values are shares of right answers (0 to 1), not differences
                      ) -> dict:               # {"mean", "low", "high", "n", "groups"}
-    "Mean with a bootstrap interval in which whole groups are drawn"
+    "Mean with a bootstrap interval in which whole groups are drawn; of shares without spread, or of a single group, Wilson's interval with a group as one observation"
     import numpy as np
     from cai_repro.evaluate import wilson
     x = np.asarray(list(values), float)
     if not len(x): return {"mean": None, "low": None, "high": None, "n": 0, "groups": 0}
     names, at = np.unique(list(groups), return_inverse=True); G, mean = len(names), float(x.mean())
-    if share and mean in (0., 1.): low, high = wilson(mean*G, G, level)
+    if share and (mean in (0., 1.) or G == 1): low, high = wilson(mean*G, G, level)
     else:
         total, size = np.bincount(at, x), np.bincount(at)
         drawn = np.random.default_rng(derive_seed(seed, "groups", G)).integers(0, G, (draws, G))
@@ -223,9 +223,11 @@ def plan_suite(name: str, *, rows: Sequence[dict]|None=None, few_shot: int=0, co
     format_of(name); most = EXAMPLES.get((name, cot), 0)
     if not 0 <= few_shot <= most:
         raise CaiError(f"few_shot={few_shot}: {name} has {most or 'no'} released worked examples{' with reasoning' if cot else ''}", f"use at most {most}" if most else "leave few_shot at 0")
-    if samples < 1: raise CaiError(f"samples={samples}", "at least one reading is needed")
+    at_least(1, samples=samples)
     if samples > 1 and not cot: raise CaiError(f"samples={samples} without reasoning: every reading would be the same", "add cot=True, or read once")
     if not (rows := suite(name) if rows is None else list(rows)): raise CaiError("there is no row to ask", "give rows as `suite` makes them")
+    if len(sizes := sorted({len(r["options"]) for r in rows})) > 1 or not 2 <= sizes[0] <= len(LETTERS):
+        raise CaiError(f"rows with {' and '.join(map(str, sizes))} options", f"give every row of a suite the same number, 2 to {len(LETTERS)}: each is read at its letter")
     prefix, found = "", {"equal": [], "shared": []}
     if few_shot:
         con = official_constitution()
@@ -277,7 +279,7 @@ def evaluate_suite(engine,                     # has `.choose`, and `.generate` 
     from cai_repro.critique import loaded, run_chunks
     loaded(None, engine)
     how = {"few_shot": few_shot, "cot": cot, "samples": samples, "seed": seed}
-    if limit is not None and limit < 1: raise CaiError(f"limit={limit}", "ask at least one row, or leave the limit out")
+    at_least(1, limit=limit, chunk=chunk, max_new_tokens=max_new_tokens); at_least(0., temperature=temperature)
     asked, prefix, counts = plan_suite(name, rows=rows, **how)
     fit = readable(engine, asked, prefix, cot, max_new_tokens)
     if not fit: raise CaiError(f"none of the {len(asked)} rows of {name} fits into the {engine.context} tokens that this model reads", "use fewer worked examples, a smaller max_new_tokens, or a model with a longer context")
@@ -296,9 +298,9 @@ PAPER = {"hhh438": {"human PM": (.64, .683, .711, .740, .750, .746, .786),      
                     "LM, 5 reasonings": (.534, .469, .493, .503, .575, .651, .736)}}
 
 def paper_curve(name: str, cot: bool=False, samples: int=1) -> dict|None: # {"curve", "sizes", "accuracy"}
-    "The paper's curve that was asked in the same way; None where we have no numbers"
-    curve = "LM" if not cot else "LM, reasoning" if samples == 1 else "LM, 5 reasonings"
-    return {"curve": curve, "sizes": list(SIZES), "accuracy": list(PAPER[name][curve])} if name in PAPER else None
+    "The paper's curve that was asked in the same way; None where we have no numbers (it averages five reasonings, or has one)"
+    curve = {(False, 1): "LM", (True, 1): "LM, reasoning", (True, 5): "LM, 5 reasonings"}.get((cot, samples))
+    return {"curve": curve, "sizes": list(SIZES), "accuracy": list(PAPER[name][curve])} if name in PAPER and curve else None
 
 def parameters(engine) -> int|None:
     "Number of parameters of the engine's base model, if it has one"

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cai_repro import pipeline
-from cai_repro.core import CaiError, JsonlStore
-from cai_repro.pipeline import STAGES, prepare, run, run_stage
+from cai_repro.core import CaiError, JsonlStore, RunFolder
+from cai_repro.pipeline import STAGES, PlainProgress, prepare, run, run_stage
 from conftest import SIZES
 
 E = {"mean", "low", "high", "n"}
@@ -363,3 +363,10 @@ def test_a_base_in_pieces_is_refused(recipe, monkeypatch, tmp_path):
 def test_a_method_that_can_not_work_is_refused(change, says, recipe, tmp_path):
     with pytest.raises(CaiError, match=says): run(replace(recipe, **change), tmp_path/"run")
     assert not (tmp_path/"run").exists()
+
+def test_a_folder_in_which_another_program_is_at_work(tmp_path):
+    out = tmp_path/"run"; run("mini", out, seed=3, until="prompts", progress=PlainProgress(lambda s: None))
+    before = (out/"manifest.json").read_bytes()
+    with RunFolder(out).alone(), pytest.raises(CaiError, match="at work in this folder"): run("mini", out, seed=3, until="helpful", progress=PlainProgress(lambda s: None))
+    assert (out/"manifest.json").read_bytes() == before
+    run("mini", out, seed=3, until="prompts", progress=PlainProgress(lambda s: None))
