@@ -7,7 +7,7 @@ from __future__ import annotations
 import html, random, re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
-from .core import CaiError, Dialogue, derive_seed
+from .core import CaiError, Dialogue, at_least, derive_seed
 from .critique import _BLANK, _BREAK, _table, _unclosed, defuse, dialogue_text, left_out, loaded, numbered, over_long, run_chunks
 if TYPE_CHECKING: import numpy as np                       # imported where it is used: `cai --help` need not wait for it
 
@@ -153,10 +153,6 @@ def _too_long(engine, pairs: list[dict], constitution, prefixes: list[str], cot:
     return over_long(engine, asks, max(prefixes, key=len), 16 + cot*max_new_tokens)
 
 # %% ../nbs/08_feedback.ipynb #50d9813a
-def _can_sample(chunk: int, temperature: float, max_new_tokens: int) -> None:
-    if bad := [s for s, ok in ((f"chunk={chunk!r}", chunk >= 1), (f"temperature={temperature!r}", temperature >= 0), (f"max_new_tokens={max_new_tokens!r}", max_new_tokens >= 1)) if not ok]:
-        raise CaiError(", ".join(bad) + " cannot work", remedy="chunk and max_new_tokens are 1 or more, a temperature is not below 0")
-
 def _readable(rows: list[dict]) -> None:
     if odd := [r["id"] for r in rows if not isinstance(r["prompt"], (str, Dialogue))]: raise CaiError(f"the prompt of {odd[0]!r} is neither a text nor a `Dialogue`", remedy="give one human turn as a string")
 
@@ -182,16 +178,15 @@ def label_pairs(engine,                           # feedback model: has `.choose
     """
     loaded(constitution, engine)
     if not getattr(constitution, "rl", None): raise CaiError("there is no principle to compare by", remedy="pass a `Constitution` whose `rl` is not empty")
-    if ensemble < 1: raise CaiError(f"ensemble={ensemble}", remedy="a label needs at least one principle")
-    if few_shot < 0: raise CaiError(f"few_shot={few_shot}", remedy="0 or more worked examples")
-    _can_sample(chunk, temperature if cot else 1., max_new_tokens if cot else 1)
+    at_least(1, ensemble=ensemble, chunk=chunk); at_least(0, few_shot=few_shot)
+    if cot: at_least(1, max_new_tokens=max_new_tokens); at_least(0., temperature=temperature)
     clamp = clamp or ((.4, .6) if cot else None)
     if clamp: clamp_probability(.5, *clamp)
     pairs = numbered(pairs)
     if odd := [x for x in pairs if not all(isinstance(x.get(k), str) for k in "ab")]: raise CaiError(f"pair {odd[0]['id']!r} lacks a text `a` or `b`", remedy="a pair is {'prompt': ..., 'a': ..., 'b': ...}; rename `chosen` and `rejected`")
     _readable(pairs)
     settings = dict(seed=seed, ensemble=ensemble, both_orders=both_orders, few_shot=few_shot, cot=cot, clamp=clamp, hard=hard,
-                    max_new_tokens=max_new_tokens, temperature=temperature, constitution=getattr(constitution, "sha256", ""))
+                    max_new_tokens=max_new_tokens, temperature=temperature, constitution=getattr(constitution, "mark", ""))
     prefixes = [(cot_prefix if cot else choice_prefix)(constitution, derive_seed(seed, "feedback", c), n=few_shot) for c in range(-(-len(pairs)//chunk))]
     out = left_out(engine, _too_long(engine, pairs, constitution, prefixes, cot, max_new_tokens), [x["id"] for x in pairs], too_long)
     how = dict(seed=seed, ensemble=ensemble, both_orders=both_orders, cot=cot, clamp=clamp, hard=hard, max_new_tokens=max_new_tokens, temperature=temperature)
@@ -228,7 +223,7 @@ def sample_pairs(engine,                          # SL-CAI
                  on_progress: Callable[[int, int], None] | None = None) -> list[dict]:
     "Two samples `a`, `b` per prompt (paper section 4.1); prompts whose samples are equal twice over are left out. `CaiError` for settings that cannot work, and for prompts that are neither texts nor dialogues"
     loaded(None, engine); rows = numbered(rows)
-    _can_sample(chunk, temperature, max_new_tokens); _readable(rows)
+    at_least(1, chunk=chunk, max_new_tokens=max_new_tokens); at_least(0., temperature=temperature); _readable(rows)
     def make(c, part):
         def draw(part, name):
             return engine.generate([dialogue_text(r["prompt"]) for r in part], max_new_tokens=max_new_tokens, temperature=temperature,

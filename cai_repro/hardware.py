@@ -223,7 +223,7 @@ def model_sizes(recipe) -> Sizes:
     "`Sizes` of a recipe's base: from its `hub`, else from the config.json in its folder"
     if recipe.hub: return sizes(recipe.hub["model"])
     folder = Path(recipe.base) if Path(recipe.base).exists() else resource_path(recipe.base)
-    return sizes(json.loads((folder/"config.json").read_text()))
+    return sizes(json.loads((folder/"config.json").read_text(encoding="utf-8")))
 
 # %% ../nbs/15_hardware.ipynb #7ec8439d
 def saves(recipe, s: Sizes, stage: str) -> bool:
@@ -429,10 +429,10 @@ class Check:
 
 def cached_config(base: str) -> dict|None:
     "`config.json` of a model in a folder or in the local cache of the Hub, or None; no connection is made"
-    if (own := Path(base)/"config.json").exists(): return json.loads(own.read_text())
+    if (own := Path(base)/"config.json").exists(): return json.loads(own.read_text(encoding="utf-8"))
     from huggingface_hub import try_to_load_from_cache
     found = try_to_load_from_cache(base, "config.json")
-    return json.loads(Path(found).read_text()) if isinstance(found, str) else None
+    return json.loads(Path(found).read_text(encoding="utf-8")) if isinstance(found, str) else None
 
 def cache_folder() -> Path:
     "Where the Hub's models are kept on this machine"
