@@ -97,12 +97,12 @@ def _read(path: Path):
 
 class Lab:
     "Runs, arms and measurements in a folder, each made once."
-    def __init__(self, out: str|Path="runs/claims", quick: bool=False, # half the prompts, 12 steps of PPO at most, no other model sizes
+    def __init__(self, out: str|Path="runs/claims", quick: bool=False, # half the prompts, 8 steps of PPO at most, no other model sizes
                  recipe: str="pocket",                               # or a `Recipe` of the pocket world
                  say: Callable[[str], None]=lambda text: None):
         from cai_repro.pipeline import COUNTS, find_recipe
         self.out, self.quick, self.say, self.recipe, self._open = Path(out), quick, say, find_recipe(recipe), {}
-        if quick: self.recipe = replace(self.recipe, prompts={k: min(v, QUICK[k]) for k, v in {**COUNTS, **self.recipe.prompts}.items()}, ppo={**self.recipe.ppo, "steps": min(12, self.recipe.ppo.get("steps", 20))})
+        if quick: self.recipe = replace(self.recipe, prompts={k: min(v, QUICK[k]) for k, v in {**COUNTS, **self.recipe.prompts}.items()}, ppo={**self.recipe.ppo, "steps": min(8, self.recipe.ppo.get("steps", 20))})
         self._judges = {}
         self.n = 120 if quick else 400            # held-out prompts a side
         self.steps = self.recipe.ppo.get("steps", 20)   # of PPO, as in the run itself
