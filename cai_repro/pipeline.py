@@ -1099,7 +1099,7 @@ def doctor_command(ctx: typer.Context, debug: bool = DEBUG) -> None:
 def claims_command(ctx: typer.Context, only: str = typer.Option(None, "--only", metavar="C5,C7", help="Only these claims.  [default: all 25]"),
                    seeds: int = typer.Option(5, "--seeds", min=1, metavar="N", help="How many seeds."),
                    seed: int = typer.Option(0, "--seed", min=0, help="The first of them."),
-                   quick: bool = typer.Option(False, "--quick", help="One seed (see --seed), half the prompts or fewer, fewer steps, no other model sizes; kept apart, in DIR/quick."),
+                   quick: bool = typer.Option(False, "--quick", help="A look, no result: one seed (see --seed), half the prompts or fewer, fewer steps, no other model sizes. A quarter of an hour on two cores; kept apart, in DIR/quick."),
                    out: Path = typer.Option(Path("runs/claims"), "--out", metavar="DIR", help="Folder for runs, measurements, claims.json and claims.html."), debug: bool = DEBUG) -> None:
     """Measure what the paper says it found, and say what holds.
 
