@@ -88,7 +88,7 @@ def source_of(name: str) -> list[str]:
     "The text of a measurement and of all that it is registered with."
     return [inspect.getsource(MEASURES[name]), *(t for h in HELPERS[name] for t in (source_of(h) if isinstance(h, str) else [inspect.getsource(h)]))]
 
-QUICK = {"red_team": 300, "benign": 800, "red_team_pairs": 400, "contrast_pairs": 300, "benign_pairs": 500, "rl": 750, "held_out": 120}   # prompts of a quick run, at most
+QUICK = {"red_team": 300, "benign": 800, "red_team_pairs": 300, "contrast_pairs": 250, "benign_pairs": 500, "rl": 750, "held_out": 120}   # prompts of a quick run, at most
 
 def _read(path: Path):
     "What a JSON file holds, or a `CaiError` that names it"
