@@ -74,7 +74,7 @@ def build(args, kind="CausalLM"):
     for m in model.modules(): # the one layer knew a model of one layer
         if getattr(m, "config", None) is not None: m.config = full
     if args.quantize: # what `from_pretrained` would have noted
-        model.is_quantized = model.is_loaded_in_4bit = True; full.quantization_config = _nf4_config(dtype)
+        model.is_quantized = model.is_loaded_in_4bit = True; full.quantization_config = _nf4_config(dtype, torch.uint8)
         model.quantization_method, model.hf_quantizer = full.quantization_config.quant_method, transformers.quantizers.AutoHfQuantizer.from_config(full.quantization_config, pre_quantized=False)
         keep_gradients_right(model); keep_weights_right(model)
     if kind == "CausalLM": # no response ends early
@@ -163,7 +163,7 @@ def trl_rloo(args, clock):
 
 def trl_ppo(args, clock):
     "As in TRL's own examples of PPO with LoRA; the rest of its settings are its own"
-    import tempfile
+    import tempfile, torch
     import trl.experimental.ppo.ppo_trainer as stock
     from datasets import Dataset
     from peft import LoraConfig, inject_adapter_in_model
@@ -183,6 +183,8 @@ def trl_ppo(args, clock):
                               missing_eos_penalty=1., learning_rate=1e-5, report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=cpu, bf16=not cpu and policy.dtype.itemsize == 2)
         trainer = stock.PPOTrainer(args=cfg, processing_class=tok, model=policy, ref_model=None, reward_model=reward, value_model=value, callbacks=[End()], peft_config=LoraConfig(**lora, task_type="CAUSAL_LM"),
                                    train_dataset=Dataset.from_dict({"input_ids": prompts_of(tok, args)[1]}))
+        if cfg.bf16: # on a 4-bit base that trainer turns the norms to float32 and draws text outside of autocast: the output layer refuses the mix
+            policy.forward = torch.autocast(policy.device.type, torch.bfloat16)(policy.forward)
         books = Books(lambda: [trainer.model, reward])
         begun = []
         def update(): begun or clock.mark("score"); begun.append(True)
@@ -225,14 +227,15 @@ def resident():
 
 def stock_python(args):
     "An interpreter that finds TRL 1.12.0, and its environment; `OSError` or `CalledProcessError` if there is none to be had"
-    if args.trl_path: return sys.executable, os.environ | {"PYTHONPATH": f"{args.trl_path}{os.pathsep}{ROOT}"}
+    also = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    if args.trl_path: return sys.executable, os.environ | {"PYTHONPATH": f"{args.trl_path}{os.pathsep}{also}"}
     python, done = args.venv/"bin/python", args.venv/"done"
     if not done.exists():
         print(f"making {args.venv} for {STOCK} ...", file=sys.stderr, flush=True)
         venv.create(args.venv, with_pip=True, clear=True, symlinks=True)
         next(args.venv.glob("lib/python*/site-packages")).joinpath("all_else.pth").write_text("\n".join(p for p in sys.path if p.endswith("-packages")))
         subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", STOCK], check=True, stdout=sys.stderr); done.touch()
-    return python, os.environ | {"PYTHONPATH": str(ROOT)}
+    return python, os.environ | {"PYTHONPATH": also}
 
 def measure(name, args):
     "Run one NAME in a process of its own: what it took, or None with a word on why not"

@@ -13,8 +13,9 @@ def bench(root, script, *args):
 def test_help(root, script):
     out = bench(root, script, "--help"); assert "--shape" in out and "--json" in out and "python benchmarks/" in out and "ours" in out
 
-def test_ppo(root, tmp_path):
-    out = bench(root, "ppo.py", "--names", "ours", "--rollouts", 4, "--prompt", 16, "--new", 4, "--microbatch", 2, "--rounds", 1, "--json", tmp_path/"x.json")
+@pytest.mark.parametrize("quantize", ["auto", "nf4"])
+def test_ppo(root, tmp_path, quantize):
+    out = bench(root, "ppo.py", "--quantize", quantize, "--names", "ours", "--rollouts", 4, "--prompt", 16, "--new", 4, "--microbatch", 2, "--rounds", 1, "--json", tmp_path/"x.json")
     r, = json.loads((tmp_path/"x.json").read_text()).values()
     assert r["tokens"] == 4*(16 + 4) and set(r["seconds"]) == {"rollout", "score", "update"} and min(r["seconds"].values()) > 0
     assert "floor" in out and "tokens a second" in out
@@ -23,5 +24,5 @@ def test_ppo(root, tmp_path):
     counted = r["counted_bytes"]; assert 0 < counted["gradients"] < counted["adam"] < counted["weights"] < 2*r["floor"]["bytes"]
 
 def test_preference(root, tmp_path):
-    bench(root, "preference.py", "--names", "ours", "--turns", 1, "--steps", 2, "--batch", 2, "--tokens", 24, "--json", tmp_path/"x.json")
+    bench(root, "preference.py", "--names", "ours", "--quantize", "nf4", "--turns", 1, "--steps", 2, "--batch", 2, "--tokens", 24, "--json", tmp_path/"x.json")
     r = json.loads((tmp_path/"x.json").read_text())["ours"]; assert r["steps_per_second"] == r["turns"][0] > 0 and r["counted_bytes"]["adam"] > 0

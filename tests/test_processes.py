@@ -135,9 +135,9 @@ def main(folder):
     (folder/f"process-{world()[0]}.json").write_text(json.dumps(out))
 
 def launch(folder, n, more={}):
-    "This file as a script, in `n` processes with the environment that torchrun and accelerate give"
+    "This file as a script, in `n` processes with the environment that torchrun and accelerate give, on the processor even where there is a card"
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
-    env = os.environ | dict(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1", PYTHONPATH=str(Path(__file__).parent.parent), PYTHONWARNINGS="ignore") | more
+    env = os.environ | dict(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", PYTHONPATH=os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]), PYTHONWARNINGS="ignore") | more
     group = lambda r: dict(RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE=str(n), LOCAL_WORLD_SIZE=str(n), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)) if n > 1 else {}
     return [subprocess.Popen([sys.executable, __file__, str(folder)], env=env | group(r), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for r in range(n)]
 
