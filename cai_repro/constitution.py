@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypedDict
 from fastcore.basics import patch
-from .core import CaiError, Dialogue, derive_seed, fingerprint, resource_path
+from .core import CaiError, derive_seed, fingerprint, resource_path
 
 # %% auto #0
 __all__ = ['Principle', 'Demonstrations', 'Constitution', 'parse_constitution', 'load_constitution', 'load_official']

@@ -4,7 +4,7 @@
 
 # %% ../nbs/02_data.ipynb #cdd71e27
 from __future__ import annotations
-import gzip, hashlib, itertools, json, os, random, re, zlib
+import gzip, itertools, json, os, random, re, zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path

@@ -10,7 +10,6 @@ __all__ = ['WORTH', 'TURNS', 'shared_prefix', 'pick', 'chat_messages', 'chat_tex
 import functools, numbers, re
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
