@@ -3,7 +3,7 @@
     python benchmarks/ppo.py                                    # a CPU will do: the pocket model's shape, a minute or two
     python benchmarks/ppo.py --shape 1.5b --cap-gib 8           # on a card: does it fit 8 GiB?
     python benchmarks/ppo.py --shape 7b --cap-gib 15 --names ours
-    python benchmarks/ppo.py --shape 7b --json out.json         # ours and stock PPO side by side, without a cap
+    python benchmarks/ppo.py --shape 7b --names ours trl_ppo    # ours and stock PPO side by side, without a cap
 
     ours      cai_repro.ppo.train_ppo: policy, value function, reference and preference model are adapters on one base
     trl_ppo   stock PPOTrainer of TRL 1.12.0, the last that had one: a policy with LoRA (its reference is the policy with
@@ -14,7 +14,7 @@ All have the same random weights (in NF4 on a card, made there layer by layer), 
 end early, so that the tokens are the same; one epoch, one gradient step a round, LoRA of rank 16 on all linear layers. Each
 NAME runs in a process of its own. A base of more than 0.3 billion parameters computes its activations twice to save memory
 where its trainer can: ours by its own settings, stock PPO with the model's switch for it, which that trainer does not throw
-itself. The first round warms up and does not count; seconds are those of the middle round. On a CPU they are
+itself. In bfloat16 stock PPO's policy runs under autocast, without which it stops. The first round warms up and does not count; seconds are those of the middle round. On a CPU they are
 processor seconds, which neighbours disturb less than the clock on the wall, and memory is counted: distinct storages of
 weights, gradients and what Adam remembers, and the process's peak over what it had after its imports.
 

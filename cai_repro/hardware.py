@@ -407,8 +407,8 @@ FORMULAS = f"""bytes: NF4 .516 a number, 16-bit tables 2; adapters 4, gradients 
   a token and layer, or with checkpointing 2h and one layer at a time (float32: chapter 15)
 operations a token: 2(P + Pr) + 4Lqc read or written, 4P + 6Pr + 12Lqc trained, or with
   checkpointing 6P + 8Pr + 16Lqc; logits 2Vh read, 4Vh trained
-time: operations / (peak x {USED}), on a card at least {1000*PASS:g} ms a layer and trained batch; for writing the longest of that,
-  of bytes / (bandwidth x {USED_BANDWIDTH}), and on a card of {1000*STEP:g} ms a layer and step
+time: operations / (peak x {USED}), on a card at least {1000*PASS:g} ms a layer and trained batch; for writing the
+  longest of that, bytes / (bandwidth x {USED_BANDWIDTH}), and on a card {1000*STEP:g} ms a layer and step
 Counts follow from the recipe and its expected lengths; the two shares are assumptions, the milliseconds
 those of one H100. The pocket recipe, alone on two cores, took about twice its estimate (chapter 15)."""
 
