@@ -26,6 +26,8 @@ def execute(path: Path, to: Path) -> str | None:
     except (CellExecutionError, DeadKernelError) as e: error = str(e)
     for c in skipped: c.metadata.pop("tags")
     nb.metadata.pop("widgets", None)                        # nbclient must keep the state of widgets while it runs, or it fails over the first one that prints
+    for c in nb.cells:                                      # a widget without its state shows nothing
+        if c.cell_type == "code": c.outputs = [o for o in c.outputs if not any("jupyter.widget" in k for k in o.get("data", {}))]
     if error and to == path: return error                  # a broken chapter does not take the place of a whole one
     to.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nb, to)
