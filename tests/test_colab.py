@@ -165,7 +165,7 @@ def test_colab_from_end_to_end(root, tmp_path):
 def test_own_gpu_from_end_to_end(root, tmp_path):
     nb = execute(root, "own_gpu_7b", CUDA_VISIBLE_DEVICES="")
     text = "\n".join(said(c) for c in nb.cells if c.cell_type == "code")
-    for words in ("mistralai/Mistral-7B-v0.3: 7.25 billion parameters", "helpful-only SFT", "AI feedback", "preference model", "distributed_type: MULTI_GPU", "'generate'", "microbatch 1"): assert words in text, words
+    for words in ("mistralai/Mistral-7B-v0.3: 7.25 billion parameters", "helpful-only SFT", "AI feedback", "preference model", "distributed_type: MULTI_GPU", "'generate'", "microbatch 2"): assert words in text, words
 
 @pytest.mark.skipif(not os.environ.get("CAI_REPRO_COLAB"), reason="downloads some 3 GB: set CAI_REPRO_COLAB=1")
 def test_colabs_versions_for_real(root, tmp_path, repository):
