@@ -4,10 +4,11 @@
     python tools/chapters.py 00 quickstart          these two
     python tools/chapters.py 00 --to runs/chapters  the results into a folder, the notebooks stay as they are
 
+Chapters that go on from a pocket run find it in runs/pocket-seed0; if it is not there, it is made first (six minutes).
 Cells marked `#| gpu` or `#| eval: false` are left as they are. Ends with minutes a chapter, and with status 1 if a cell failed.
 Cells that read the authors' files find them through CAI_REPRO_MIRROR and do nothing without: in place their outputs are lost then.
 """
-import argparse, os, subprocess, sys, time
+import argparse, os, re, subprocess, sys, time
 from pathlib import Path
 
 import nbformat
@@ -40,6 +41,12 @@ def chosen(names: list[str]) -> list[Path]:
         if not any(n in of for of in known.values()): sys.exit(f"no chapter {n!r}; there are: " + ", ".join(p.stem for p in known))
     return [p for p, of in known.items() if not names or of & set(names)]
 
+def pocket_run(paths: list[Path]) -> None:
+    "The pocket run that chapters 09, 10, 11 and 16 go on from, made once before they are timed: six minutes"
+    out = root/"runs"/"pocket-seed0"
+    if (out/"report.html").exists() or not any(re.search(r"Path\(\W*\.\./runs/pocket-seed0", p.read_text(encoding="utf-8")) for p in paths): return
+    subprocess.run([sys.executable, "-c", "from cai_repro.pipeline import app; app()", "run", "--recipe", "pocket", "--out", str(out)], cwd=root, check=True)
+
 if __name__ == "__main__":
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("chapters", nargs="*", help="numbers or names, such as 05b or quickstart")
@@ -49,8 +56,9 @@ if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "2")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     if hasattr(os, "sched_setaffinity"): os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
-    took, failed = {}, {}
-    for path in chosen(args.chapters):
+    took, failed, paths = {}, {}, chosen(args.chapters)
+    pocket_run(paths)
+    for path in paths:
         name, start = path.relative_to(root/"nbs"), time.time()
         error = execute(path, args.to/name if args.to else path)
         took[name] = (time.time() - start)/60
