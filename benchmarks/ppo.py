@@ -14,7 +14,8 @@ All have the same random weights (in NF4 on a card, made there layer by layer), 
 end early, so that the tokens are the same; one epoch, one gradient step a round, LoRA of rank 16 on all linear layers. Each
 NAME runs in a process of its own. A base of more than 0.3 billion parameters computes its activations twice to save memory
 where its trainer can: ours by its own settings, stock PPO with the model's switch for it, which that trainer does not throw
-itself. In bfloat16 stock PPO's policy runs under autocast, without which it stops. The first round warms up and does not count; seconds are those of the middle round. On a CPU they are
+itself. In bfloat16 stock PPO's policy runs under autocast, without which it stops.
+The first round warms up and does not count; seconds are those of the middle round. On a CPU they are
 processor seconds, which neighbours disturb less than the clock on the wall, and memory is counted: distinct storages of
 weights, gradients and what Adam remembers, and the process's peak over what it had after its imports.
 

@@ -23,6 +23,7 @@ def test_ppo(root, tmp_path, quantize):
     # adapters of policy, value, reference and preference model on one base; Adam for two of them, in float32
     counted = r["counted_bytes"]; assert 0 < counted["gradients"] < counted["adam"] < counted["weights"] < 2*r["floor"]["bytes"]
 
-def test_preference(root, tmp_path):
-    bench(root, "preference.py", "--names", "ours", "--quantize", "nf4", "--turns", 1, "--steps", 2, "--batch", 2, "--tokens", 24, "--json", tmp_path/"x.json")
+@pytest.mark.parametrize("quantize", ["auto", "nf4"])
+def test_preference(root, tmp_path, quantize):
+    bench(root, "preference.py", "--names", "ours", "--quantize", quantize, "--turns", 1, "--steps", 2, "--batch", 2, "--tokens", 24, "--json", tmp_path/"x.json")
     r = json.loads((tmp_path/"x.json").read_text())["ours"]; assert r["steps_per_second"] == r["turns"][0] > 0 and r["counted_bytes"]["adam"] > 0

@@ -23,7 +23,7 @@ def execute(path: Path, to: Path) -> str | None:
     nb, error = nbformat.read(path, as_version=4), None
     skipped = [c for c in nb.cells if {"gpu", "eval: false"} & directives(c)]
     for c in skipped: c.metadata["tags"] = [*c.metadata.get("tags", []), TAG]
-    try: NotebookClient(nb, timeout=None, kernel_name="python3", record_timing=False, skip_cells_with_tag=TAG, resources={"metadata": {"path": str(path.parent)}}).execute()
+    try: NotebookClient(nb, timeout=None, kernel_name="python3", record_timing=False, coalesce_streams=True, skip_cells_with_tag=TAG, resources={"metadata": {"path": str(path.parent)}}).execute()
     except (CellExecutionError, DeadKernelError) as e: error = str(e)
     for c in skipped: c.metadata.pop("tags")
     nb.metadata.pop("widgets", None)                        # nbclient must keep the state of widgets while it runs, or it fails over the first one that prints
