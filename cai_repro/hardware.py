@@ -13,14 +13,15 @@ from .constitution import _all_problems, _kind, _Reader
 from .core import CaiError, resource_path
 
 # %% auto #0
-__all__ = ['KINDS', 'DATA', 'NESTED', 'PLAIN', 'NOT_ZERO', 'CHOICES', 'BLOCKS', 'LOGIT_BYTES', 'POCKET_TOKENS', 'BIG', 'CONTEXT',
-           'CARDS', 'USED', 'USED_BANDWIDTH', 'STEP', 'PASS', 'FREE', 'FORMULAS', 'definition', 'settings_of', 'fits',
-           'Sizes', 'Tokens', 'Hub', 'read_settings', 'parse_recipe', 'recipe_files', 'read_recipe', 'sizes', 'widths',
-           'matrices', 'count', 'lora_count', 'nf4_bytes', 'base_bytes', 'adam_bytes', 'kv_bytes', 'layer_bytes',
-           'activation_bytes', 'setting', 'lengths', 'model_sizes', 'saves', 'memory', 'fullest', 'forward_flops',
-           'train_flops', 'Work', 'work', 'Card', 'this_cpu', 'find_card', 'card_of', 'card_for', 'seconds', 'gb',
-           'clock', 'memory_table', 'work_table', 'plan_parts', 'Check', 'cached_config', 'cache_folder', 'free_gb',
-           'hub_checks', 'own_enough', 'recipe_checks', 'library_checks', 'nf4_check', 'machine_checks', 'fitting']
+__all__ = ['KINDS', 'DATA', 'NESTED', 'PLAIN', 'NOT_ZERO', 'CHOICES', 'BLOCKS', 'LOGIT_BYTES', 'SCORES', 'POCKET_TOKENS', 'BIG',
+           'CONTEXT', 'CARDS', 'USED', 'USED_BANDWIDTH', 'STEP', 'PASS', 'FREE', 'FORMULAS', 'definition',
+           'settings_of', 'fits', 'Sizes', 'Tokens', 'Hub', 'read_settings', 'parse_recipe', 'recipe_files',
+           'read_recipe', 'sizes', 'widths', 'matrices', 'count', 'lora_count', 'nf4_bytes', 'base_bytes', 'adam_bytes',
+           'kv_bytes', 'layer_bytes', 'activation_bytes', 'setting', 'lengths', 'model_sizes', 'saves', 'memory',
+           'fullest', 'forward_flops', 'train_flops', 'Work', 'work', 'Card', 'this_cpu', 'find_card', 'card_of',
+           'card_for', 'seconds', 'gb', 'clock', 'memory_table', 'work_table', 'plan_parts', 'Check', 'cached_config',
+           'cache_folder', 'free_gb', 'hub_checks', 'own_enough', 'recipe_checks', 'library_checks', 'nf4_check',
+           'machine_checks', 'fitting']
 
 # %% ../nbs/15_hardware.ipynb #ca3754aa
 @lru_cache
@@ -201,6 +202,7 @@ def activation_bytes(s: Sizes, tokens: int, checkpointed: bool, width: int=2) ->
     return tokens*(s.num_hidden_layers*s.hidden_size*width + layer_bytes(s, width) if checkpointed else s.num_hidden_layers*layer_bytes(s, width))
 
 LOGIT_BYTES = 12   # assumed: two copies in 16 bits, two in float32
+SCORES = 2**25     # as in chapter 10: PPO has so many logits at one time, and no more
 
 # %% ../nbs/15_hardware.ipynb #9487b348
 POCKET_TOKENS = Tokens(prompt=19, response=25, critique=6, request=25, question=35)   # measured on the pocket world's own texts
@@ -242,12 +244,14 @@ def memory(recipe, s: Sizes, width: int=2) -> dict[str, dict[str, float]]:
                 "activations": act, "logits": logits, "CUDA and libraries": CONTEXT if width == 2 else 0}
     longest, wide = t.prompt + 3*m + 2*t.request, width*(4*h + 3*s.intermediate_size)
     read = lambda batch, each: wide*min(batch*each, 32768 if width == 2 else 4096)
+    together = 4 if big or width == 2 or recipe.quantize else 1 # roles that read in one pass (chapter 10)
     sft, pm, (micro, rolled) = get("sft", "batch_size")*get("sft", "max_length"), 2*get("preference", "batch_size")*get("preference", "max_length"), (get("ppo", "microbatch"), get("ppo", "rollouts_per_step"))
     return {"writing": moment(2, kv=kv_bytes(s, recipe.batch_size*longest, width), act=read(recipe.batch_size, t.prompt + m + t.request), logits=recipe.batch_size*V*(width + 4)),
             "SL-CAI": moment(2, n, n, act=activation_bytes(s, sft, big, width), logits=sft*V*LOGIT_BYTES),
             "preference": moment(3, n, n, act=activation_bytes(s, pm, big, width)),
             "rollouts": moment(5, 0, 2*n, kv=kv_bytes(s, rolled*(t.prompt + m), width), act=read(rolled, t.prompt), logits=rolled*V*(width + 4), bits=bits),
-            "PPO update": moment(5, n, 2*n, act=activation_bytes(s, micro*(t.prompt + m), saves(recipe, s, "ppo"), width), logits=micro*m*V*LOGIT_BYTES, bits=bits)}
+            "scoring": moment(5, 0, 2*n, act=wide*together*micro*(t.prompt + m), logits=min(micro*m*V, SCORES)*LOGIT_BYTES, bits=bits),
+            "PPO update": moment(5, n, 2*n, act=activation_bytes(s, micro*(t.prompt + m), saves(recipe, s, "ppo"), width), logits=min(micro*m*V, SCORES)*LOGIT_BYTES, bits=bits)}
 
 def fullest(recipe, s: Sizes, width: int=2) -> float:
     "Bytes at the fullest moment"
@@ -403,7 +407,8 @@ def work_table(recipe, s: Sizes, card: Card):
 
 # %% ../nbs/15_hardware.ipynb #8df15cc4
 FORMULAS = f"""bytes: NF4 .516 a number, 16-bit tables 2; adapters 4, gradients 4, Adam 8 a trained number, or 2;
-  keys and values 4Lk a token; logits {LOGIT_BYTES}V a predicted token; activations 36h + 10i + 4k + 28r
+  keys and values 4Lk a token; logits {LOGIT_BYTES}V a predicted token, in PPO for at most
+  {SCORES/1e6:.0f} million scores at a time; activations 36h + 10i + 4k + 28r
   a token and layer, or with checkpointing 2h and one layer at a time (float32: chapter 15)
 operations a token: 2(P + Pr) + 4Lqc read or written, 4P + 6Pr + 12Lqc trained, or with
   checkpointing 6P + 8Pr + 16Lqc; logits 2Vh read, 4Vh trained

@@ -27,3 +27,8 @@ def test_ppo(root, tmp_path, quantize):
 def test_preference(root, tmp_path, quantize):
     bench(root, "preference.py", "--names", "ours", "--quantize", quantize, "--turns", 1, "--steps", 2, "--batch", 2, "--tokens", 24, "--json", tmp_path/"x.json")
     r = json.loads((tmp_path/"x.json").read_text())["ours"]; assert r["steps_per_second"] == r["turns"][0] > 0 and r["counted_bytes"]["adam"] > 0
+
+def test_recorded_steps_are_asked_for_in_vain_without_a_card(root, tmp_path):
+    out = bench(root, "ppo.py", "--graphs", "--names", "ours", "--rollouts", 2, "--prompt", 16, "--new", 2, "--microbatch", 2, "--rounds", 1, "--json", tmp_path/"x.json")
+    r = json.loads((tmp_path/"x.json").read_text())["ours"]
+    assert r["steps_recorded"] is False and ("only a card records steps" in out or r["card"])
