@@ -288,17 +288,17 @@ def _recorder(roles):
 # %% ../nbs/05_generate.ipynb #05rec003
 def _on_card(device, run):
     "Record the kernels that `run()` starts: -> a function that plays them and returns the same tensor, with new numbers in it"
-    with torch.cuda.device(device):
-        usual, side, graph = torch.cuda.current_stream(), torch.cuda.Stream(), torch.cuda.CUDAGraph()
-        alarm = torch.cuda.get_sync_debug_mode()
+    with torch.cuda.device(device), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='.*prototype')       # the alarm says that it may miss something
+        usual, side, graph, alarm = torch.cuda.current_stream(), torch.cuda.Stream(), torch.cuda.CUDAGraph(), torch.cuda.get_sync_debug_mode()
         side.wait_stream(usual)
         try:
             with torch.cuda.stream(side):
-                run()                                  # at first libraries make themselves ready
+                run()                                                  # at their first call libraries make themselves ready
                 torch.cuda.set_sync_debug_mode('error'); run()
             torch.cuda.set_sync_debug_mode(alarm); usual.wait_stream(side)
             with torch.cuda.graph(graph, capture_error_mode='thread_local'): out = run()
-        finally: torch.cuda.set_sync_debug_mode(alarm); torch.cuda.set_stream(usual)
+        finally: torch.cuda.set_sync_debug_mode(alarm); usual.wait_stream(side); torch.cuda.set_stream(usual)
     def play(): graph.replay(); return out
     return play
 
