@@ -13,8 +13,8 @@ from .constitution import _all_problems, _kind, _Reader
 from .core import CaiError, resource_path
 
 # %% auto #0
-__all__ = ['KINDS', 'DATA', 'NESTED', 'PLAIN', 'NOT_ZERO', 'CHOICES', 'BLOCKS', 'LOGIT_BYTES', 'SCORES', 'POCKET_TOKENS', 'BIG',
-           'CONTEXT', 'CARDS', 'USED', 'USED_BANDWIDTH', 'STEP', 'PASS', 'FREE', 'FORMULAS', 'definition',
+__all__ = ['KINDS', 'DATA', 'NESTED', 'PLAIN', 'NOT_ZERO', 'CHOICES', 'BLOCKS', 'LOGIT_BYTES', 'SCORES', 'TILE', 'POCKET_TOKENS',
+           'BIG', 'CONTEXT', 'CARDS', 'USED', 'USED_BANDWIDTH', 'STEP', 'PASS', 'FREE', 'FORMULAS', 'definition',
            'settings_of', 'fits', 'Sizes', 'Tokens', 'Hub', 'read_settings', 'parse_recipe', 'recipe_files',
            'read_recipe', 'sizes', 'widths', 'matrices', 'count', 'lora_count', 'nf4_bytes', 'base_bytes', 'adam_bytes',
            'kv_bytes', 'layer_bytes', 'activation_bytes', 'setting', 'lengths', 'model_sizes', 'saves', 'memory',
@@ -203,6 +203,7 @@ def activation_bytes(s: Sizes, tokens: int, checkpointed: bool, width: int=2) ->
 
 LOGIT_BYTES = 12   # assumed: two copies in 16 bits, two in float32
 SCORES = 2**25     # as in chapter 10: PPO has so many logits at one time, and no more
+TILE = 4096, 32768 # TRL 1.16: tokens and words whose logits SL-CAI's trainer has at one time
 
 # %% ../nbs/15_hardware.ipynb #9487b348
 POCKET_TOKENS = Tokens(prompt=19, response=25, critique=6, request=25, question=35)   # measured on the pocket world's own texts
@@ -247,7 +248,7 @@ def memory(recipe, s: Sizes, width: int=2) -> dict[str, dict[str, float]]:
     together = 4 if big or width == 2 or recipe.quantize else 1 # roles that read in one pass (chapter 10)
     sft, pm, (micro, rolled) = get("sft", "batch_size")*get("sft", "max_length"), 2*get("preference", "batch_size")*get("preference", "max_length"), (get("ppo", "microbatch"), get("ppo", "rollouts_per_step"))
     return {"writing": moment(2, kv=kv_bytes(s, recipe.batch_size*longest, width), act=read(recipe.batch_size, t.prompt + m + t.request), logits=recipe.batch_size*V*(width + 4)),
-            "SL-CAI": moment(2, n, n, act=activation_bytes(s, sft, big, width), logits=sft*V*LOGIT_BYTES),
+            "SL-CAI": moment(2, n, n, act=activation_bytes(s, sft, big, width), logits=min(sft, TILE[0])*min(V, TILE[1])*LOGIT_BYTES),
             "preference": moment(3, n, n, act=activation_bytes(s, pm, big, width)),
             "rollouts": moment(5, 0, 2*n, kv=kv_bytes(s, rolled*(t.prompt + m), width), act=read(rolled, t.prompt), logits=rolled*V*(width + 4), bits=bits),
             "scoring": moment(5, 0, 2*n, act=wide*together*micro*(t.prompt + m), logits=min(micro*m*V, SCORES)*LOGIT_BYTES, bits=bits),
@@ -407,8 +408,8 @@ def work_table(recipe, s: Sizes, card: Card):
 
 # %% ../nbs/15_hardware.ipynb #8df15cc4
 FORMULAS = f"""bytes: NF4 .516 a number, 16-bit tables 2; adapters 4, gradients 4, Adam 8 a trained number, or 2;
-  keys and values 4Lk a token; logits {LOGIT_BYTES}V a predicted token, in PPO for at most
-  {SCORES/1e6:.0f} million scores at a time; activations 36h + 10i + 4k + 28r
+  keys and values 4Lk a token; logits {LOGIT_BYTES} a score, in pieces: SL-CAI
+  {TILE[0]} tokens x {TILE[1]} words at a time, PPO {SCORES/1e6:.0f} million scores; activations 36h + 10i + 4k + 28r
   a token and layer, or with checkpointing 2h and one layer at a time (float32: chapter 15)
 operations a token: 2(P + Pr) + 4Lqc read or written, 4P + 6Pr + 12Lqc trained, or with
   checkpointing 6P + 8Pr + 16Lqc; logits 2Vh read, 4Vh trained
