@@ -7,7 +7,7 @@ __all__ = ['WORTH', 'LONG', 'TURNS', 'shared_prefix', 'pick', 'chat_messages', '
            'LocalEngine', 'Session', 'open_engine']
 
 # %% ../nbs/05_generate.ipynb #3ce028b2
-import functools, numbers, os, re, warnings
+import functools, gc, numbers, os, re, warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -160,6 +160,7 @@ class _Batch:
 @patch
 def begin(self: _Batch, prompts: list[list[int]], room: int):
     "Set memory aside for prompts and `room` new tokens each, and take over what is known of them"
+    self.record = None
     dev, B, prompts = self.base.get_input_embeddings().weight.device, len(prompts), self.behind(prompts)
     known = [0 if self.slides else min(_common(t, p), len(p) - 1) for t, p in zip(self.told, prompts)]
     self.order = sorted(range(B), key=lambda i: len(prompts[i]) - known[i])       # which prompt stands in which place
@@ -171,7 +172,7 @@ def begin(self: _Batch, prompts: list[list[int]], room: int):
     self.mask = ((column >= gap[:, :1]) | (column < K) & (column >= gap[:, 1:])).long()
     cache = _new_cache(self.base.config, B, K + T + room, self.dtype)
     if K: self._take_over(cache, [(self.slot[i], f, _first(self.at[i], known[i])) for i, f in zip(self.order, free)])
-    self.cache, self.start, self.length, self.size, self.record = cache, K, K + T, B, None
+    self.cache, self.start, self.length, self.size = cache, K, K + T, B
     self.pos = torch.tensor([len(self.common) + len(prompts[i]) for i in self.order], device=dev) # position of the next new token
     for i, f, n in zip(self.order, free, self.new):
         self.told[i], self.at[i] = list(prompts[i]), [(f, K), (K + T - n, K + T)]
@@ -234,23 +235,22 @@ def keep(self: _Batch, alive: torch.Tensor) -> torch.Tensor:
 @patch
 def end(self: _Batch, written: list[list[int]]):
     "Note what was written to each prompt. Of the last token there is no memory: it was drawn, but never read"
-    first = self.start + self.ids.shape[1]
+    self.record, first = None, self.start + self.ids.shape[1]
     for i, w in enumerate(written): self.told[i] += w[:-1]; self.at[i].append((first, first + len(w[:-1])))
     for p, i in enumerate(self.order): self.slot[i] = p
 
 # %% ../nbs/05_generate.ipynb #05rec002
-LONG = 24 # steps: to record is worth it if so many are left; it costs as much as some four
+LONG = 24 # steps: to record is worth it if so many are left; it costs as much as several
 
 class _Record:
     "A step of a batch whose tensors keep their places"
     def __init__(self, batch, tokens, record): # `record`: makes of a function one that does the same again
-        rows, self.batch, column = slice(0, batch.size), batch, torch.arange(batch.mask.shape[1], device=tokens.device)
-        self.ids, self.pos, self.at = tokens[:, None].clone(), batch.pos[rows, None].clone(), column[batch.length:batch.length + 1].clone()
+        rows, column = slice(0, batch.size), torch.arange(batch.mask.shape[1], device=tokens.device)
+        self.ids, self.pos, self.at, self.checked = tokens[:, None].clone(), batch.pos[rows, None].clone(), column[batch.length:batch.length + 1].clone(), False
         self.seen = (batch.mask[rows].bool() & (column <= batch.length))[:, None, None]
         self.play = record(lambda: batch.call(self.ids, rows, batch.length, self.pos, at=self.at, seen=self.seen)[:, -1])
-    def __call__(self, tokens):
-        b = self.batch
-        self.ids.copy_(tokens[:, None]); self.pos.copy_(b.pos[:b.size, None]); self.at.fill_(b.length); self.seen[..., b.length] = True
+    def __call__(self, batch, tokens): # not kept here: a batch and its memory must go when nobody needs them
+        self.ids.copy_(tokens[:, None]); self.pos.copy_(batch.pos[:batch.size, None]); self.at.fill_(batch.length); self.seen[..., batch.length] = True
         return self.play()
 
 class _Recorder:
@@ -258,49 +258,67 @@ class _Recorder:
     def __init__(self, record): self.record, self.trusted = record, None # None: not tried yet
     def step(self, batch, tokens, plain):
         "One step of a batch: -> (B, vocabulary)"
-        if self.trusted is False: return plain()
+        if self.trusted is False: batch.record = False
         if batch.record: return self.played(batch, tokens, plain)
         logits = plain()
         if batch.record is None and batch.mask.shape[1] - batch.length > LONG:
             batch.record = False                       # so far: if it fails, it is not tried again with this batch
             try: batch.record = _Record(batch, tokens, self.record)
-            except torch.OutOfMemoryError: pass
-            except (RuntimeError, TypeError, ValueError) as e: self.give_up(e)
+            except (RuntimeError, TypeError, ValueError) as e:
+                if not (isinstance(e, torch.OutOfMemoryError) or 'out of memory' in str(e)): self.give_up(batch, e)
         return logits
     def played(self, batch, tokens, plain):
-        logits = batch.record(tokens)
-        if self.trusted: return logits
+        "A step from the record; its first one is compared"
+        logits = batch.record(batch, tokens)
+        if batch.record.checked: return logits
         want = plain(); far = (logits - want).abs().max()/want.abs().max()
-        self.trusted = bool(far <= (1e-3 if batch.base.dtype == torch.float32 else .05))
-        if not self.trusted: self.give_up(f'it is {far:.1%} off')
+        self.trusted = batch.record.checked = bool(far <= (1e-3 if batch.base.dtype == torch.float32 else .05))
+        if not self.trusted: self.give_up(batch, f'it is {far:.1%} off')
         return want
-    def give_up(self, why):
-        self.trusted = False
+    def give_up(self, batch, why):
+        self.trusted = batch.record = False
         warnings.warn(f'a recorded step does not work with this base ({why}); each step is started anew, slower and right')
 
 def _recorder(roles):
     "The recorder of a base on a card, if it was asked for and its attention can be recorded"
     if '_recorder' not in roles.__dict__:
         fit = roles.device.type == 'cuda' and world()[1] == 1 and not _slides(roles.base.config) and roles.base.config.get_text_config()._attn_implementation == 'sdpa'
-        roles._recorder = _Recorder(functools.partial(_on_card, roles.device)) if fit and os.environ.get('CAI_REPRO_GRAPHS') == '1' else None
+        roles._recorder = _Recorder(_OnCard(roles.device)) if fit and os.environ.get('CAI_REPRO_GRAPHS') == '1' else None
     return roles._recorder
 
 # %% ../nbs/05_generate.ipynb #05rec003
-def _on_card(device, run):
-    "Record the kernels that `run()` starts: -> a function that plays them and returns the same tensor, with new numbers in it"
-    with torch.cuda.device(device), warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='.*prototype')       # the alarm says that it may miss something
-        usual, side, graph, alarm = torch.cuda.current_stream(), torch.cuda.Stream(), torch.cuda.CUDAGraph(), torch.cuda.get_sync_debug_mode()
-        side.wait_stream(usual)
-        try:
-            with torch.cuda.stream(side):
-                run()                                                  # at their first call libraries make themselves ready
-                torch.cuda.set_sync_debug_mode('error'); run()
-            torch.cuda.set_sync_debug_mode(alarm); usual.wait_stream(side)
-            with torch.cuda.graph(graph, capture_error_mode='thread_local'): out = run()
-        finally: torch.cuda.set_sync_debug_mode(alarm); usual.wait_stream(side); torch.cuda.set_stream(usual)
-    def play(): graph.replay(); return out
-    return play
+class _OnCard:
+    "Records the kernels that a function starts on a card"
+    def __init__(self, device): self.device, self.stream = device, None   # one stream for all: libraries keep memory for each
+    def __call__(self, run):
+        "-> a function that plays them and returns the same tensor, with new numbers in it"
+        with torch.cuda.device(self.device), warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='.*prototype')      # the alarm says that it may miss something
+            if self.stream is None: self.stream = torch.cuda.Stream()
+            usual, alarm, collects = torch.cuda.current_stream(), torch.cuda.get_sync_debug_mode(), gc.isenabled()
+            graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+            self.stream.wait_stream(usual); gc.disable()                  # an old graph that is collected now would spoil this one
+            try:
+                with torch.cuda.stream(self.stream):
+                    run()                                                 # at their first call libraries make themselves ready
+                    torch.cuda.set_sync_debug_mode('error'); run(); torch.cuda.set_sync_debug_mode(alarm)
+                with torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode='thread_local'): out = run()
+                usual.wait_stream(self.stream); torch.cuda.set_stream(usual)
+                graph.replay()                                            # what it needs to be played is allocated now
+            except BaseException: _abandon(graph, pool); raise
+            finally:
+                torch.cuda.set_sync_debug_mode(alarm); usual.wait_stream(self.stream); torch.cuda.set_stream(usual)
+                if collects: gc.enable()
+        def play(): graph.replay(); return out
+        return play
+
+def _abandon(graph, pool):
+    "A recording that broke off: PyTorch's allocator must not go on believing that it is under way"
+    try: graph.pool()                                                     # it was ended in good order, and frees its memory itself
+    except RuntimeError:
+        for name in ('_cuda_endAllocateToPool', '_cuda_releasePool'):
+            try: getattr(torch._C, name)(torch.cuda.current_device(), pool)
+            except (RuntimeError, AttributeError): pass
 
 # %% ../nbs/05_generate.ipynb #89349e09
 def pick(logits: torch.Tensor, u: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -531,7 +549,7 @@ def _write(self: LocalEngine, batch, prompts, noise, temperature):
 # %% ../nbs/05_generate.ipynb #43d188ce
 class Session:
     "Several turns over the same rows: what a row's prompts have in common is read once. Short-lived: the role's weights must not change meanwhile"
-    def __init__(self, engine: LocalEngine): self.engine = engine; self.forget()
+    def __init__(self, engine: LocalEngine, keeps: bool = True): self.engine, self.keeps = engine, keeps; self.forget() # `keeps`: there will be a second turn
     def generate(self, prompts: list[str], **options) -> list[str]:
         "As `LocalEngine.generate`; always the same number of prompts"
         return self.engine.generate(prompts, session=self, **options)
@@ -543,9 +561,9 @@ class Session:
         beginning = self.engine._beginning(rows)
         for idx in self.engine._groups(rows):
             part = idx, self.engine._batch([rows[i] for i in idx], beginning)
-            self._parts.append(part)
+            if self.keeps: self._parts.append(part)
             yield part
-        self.size = len(rows)
+        if self.keeps: self.size = len(rows)
 
 @patch
 def session(self: LocalEngine) -> Session:
@@ -581,7 +599,7 @@ def generate_ids(self: LocalEngine,
 @patch
 def _turn(self: LocalEngine, session, prompt_ids, noise, temperature, out):
     "Fill in `out`; False if the memory ran out: a session then begins anew, without one only what is missing is written again"
-    talk, left = session or Session(self), [i for i, ids in enumerate(out) if session or not ids]
+    talk, left = session or Session(self, keeps=False), [i for i, ids in enumerate(out) if session or not ids]
     try:
         for idx, batch in talk.parts([prompt_ids[i] for i in left]):
             rows = [left[i] for i in idx]
