@@ -6,7 +6,7 @@
 from __future__ import annotations
 import difflib, html, json, re
 from dataclasses import dataclass, field, asdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from .core import CaiError, at_least, atomic_write, derive_seed, everyone, fingerprint, once, world
 
@@ -241,10 +241,13 @@ def loaded(constitution=None, *engines) -> None:
         if isinstance(given, (str, Path)): raise CaiError(f"{str(given)!r} is a name, and nothing is loaded yet", f"pass what {opens} makes of it")
 
 # %% ../nbs/06_critique.ipynb #d7dc0117
-def _talks(engine, chains: list[Chain]) -> list[list[Chain]]:
-    "Chains of like length, as many at a time as `engine` takes"
-    order, size = sorted(chains, key=lambda c: len(c.prompt) + len(c.response)), getattr(engine, "batch_size", None) or len(chains)
-    return [order[i:i+size] for i in range(0, len(order), size)]
+def _talks(engine, chains: list[Chain]) -> Iterator[list[Chain]]:
+    "Chains of like length, as many at a time as `engine` takes: fewer after its memory has run out"
+    order = sorted(chains, key=lambda c: len(c.prompt) + len(c.response))
+    while order:
+        size = getattr(engine, "batch_size", None) or len(order)
+        yield order[:size]
+        order = order[size:]
 
 def revise(engine,                                # critic: has `.generate` (chapter 05)
            rows: Sequence[dict | str],            # {"id", "prompt", ...}, other fields are carried along; or prompts alone (`numbered`)

@@ -605,7 +605,7 @@ def _turn(self: LocalEngine, session, prompt_ids, noise, temperature, out):
             rows = [left[i] for i in idx]
             for i, ids in zip(rows, self._write(batch, [prompt_ids[i] for i in rows], noise[rows].to(self.roles.device), temperature)): out[i] = ids
         return True
-    except torch.OutOfMemoryError: talk.forget()
+    except torch.OutOfMemoryError: talk.forget(); talk.keeps = False       # its rows do not fit together: from now on each turn reads anew
     return False
 
 @patch
