@@ -5,6 +5,7 @@
     python benchmarks/ppo.py --shape 7b --cap-gib 15 --names ours
     python benchmarks/ppo.py --shape 7b --names ours trl_ppo    # ours and stock PPO side by side, without a cap
     python benchmarks/ppo.py --shape 1.5b --graphs              # steps of ours recorded once and played (chapter 05)
+    python benchmarks/ppo.py --starts --graphs                  # on a CPU: what a card would have to start, counted
 
     ours      cai_repro.ppo.train_ppo: policy, value function, reference and preference model are adapters on one base
     trl_ppo   stock PPOTrainer of TRL 1.12.0, the last that had one: a policy with LoRA (its reference is the policy with
@@ -20,13 +21,17 @@ The first round warms up and does not count; seconds are those of the middle rou
 processor seconds, which neighbours disturb less than the clock on the wall, and memory is counted: distinct storages of
 weights, gradients and what Adam remembers, and the process's peak over what it had after its imports.
 
+Where a card waits for its processor (RESULTS.md), seconds go by the operations that are started, about one kernel each.
+--starts counts those instead of seconds, on a CPU with the card's formats: NF4, bfloat16, activations computed twice. A
+step that is played from a record (--graphs) counts as one; here the record is a function that runs uncounted.
+
 TRL 1.12.0 goes into a virtual environment of its own (--venv), laid over the packages here: torch and transformers are the
 same for all. Without a network: pip download trl==1.12.0, unzip the wheel into a folder and name it with --trl-path.
 
 The floor is what no implementation on LoRA can go under: bytes of one base, four adapters and Adam's memory of two (in 8
 bits on a card); operations of one reading and writing, three readings (reference, value, preference model), and two
 trainings without computing anything twice, by the formulas of chapter 15, over the device's peak."""
-import argparse, importlib.util, json, os, resource, statistics, subprocess, sys, time, venv
+import argparse, contextlib, importlib.util, json, os, resource, statistics, subprocess, sys, time, venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,7 +66,7 @@ def build(args, kind="CausalLM"):
     from cai_repro.core import resource_path
     from cai_repro.models import _nf4_config, keep_gradients_right, keep_weights_right, pick_device, pick_dtype, quiet
     tok, device = transformers.AutoTokenizer.from_pretrained(resource_path("data/pocket/base")), pick_device()
-    dtype, c = pick_dtype(device), {"max_position_embeddings": 4096} | shape_of(args.shape) | dict(bos_token_id=None, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id, num_labels=1)
+    dtype, c = torch.bfloat16 if args.starts else pick_dtype(device), {"max_position_embeddings": 4096} | shape_of(args.shape) | dict(bos_token_id=None, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id, num_labels=1)
     n, _ = c["num_hidden_layers"], [c.pop(k, None) for k in ("layer_types", "transformers_version", "architectures", "dtype")]
     torch.manual_seed(0)
     with quiet(), torch.device(device):
@@ -106,13 +111,42 @@ class Clock:
     "Seconds between marks, by phase and round; and the tokens of a round"
     def __init__(self):
         import torch
-        self.cuda, self.rounds, self.tokens, self.roles = torch.cuda.is_available(), [dict.fromkeys(PHASES, 0.)], None, None
+        self.cuda, self.rounds, self.tokens, self.roles, self.starts = torch.cuda.is_available(), [dict.fromkeys(PHASES, 0.)], None, None, None
         self.sync, self.now = (torch.cuda.synchronize, time.perf_counter) if self.cuda else (lambda: None, time.process_time)
         self.last = self.now()
     def mark(self, phase):
         self.sync(); now = self.now(); self.rounds[-1][phase] += now - self.last; self.last = now
     def end(self): self.mark("update"); self.rounds.append(dict.fromkeys(PHASES, 0.))
     def seconds(self): return {p: round(statistics.median(r[p] for r in self.rounds[1:-1]), 4) for p in PHASES} # of the first round: loading, warming up
+
+def count_starts(clock):
+    """A context in which the clock shows how many operations were started that write memory. Views do not, and what does nothing, such as
+    a cast to the same format, does not get here. As on a card, an optimiser's step is one (fused), and PEFT notices autocast"""
+    import torch
+    from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+    from torch.utils._python_dispatch import TorchDispatchMode
+    class Starts(TorchDispatchMode):
+        n, on = 0, True
+        def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+            if torch._C._dispatch_has_kernel_for_dispatch_key(f.name(), "CompositeImplicitAutograd"): # made of others: count those
+                with self: out = f.decompose(*args, **kwargs or {})
+                if out is not NotImplemented: return out
+            self.n += self.on and not f.is_view and not f.name().split("::")[1].startswith(("empty", "new_empty", "_unsafe_view", "_local_scalar", "lift_fresh"))
+            return f(*args, **kwargs or {})
+        def record(self, run):
+            def play():
+                self.on = False
+                try: out = run()
+                finally: self.on = True
+                self.n += 1
+                return out
+            for _ in range(3): run() # two rehearsals and the recording (chapter 05)
+            return play
+    mode, noticed = Starts(), torch.is_autocast_enabled
+    torch.is_autocast_enabled = lambda *device: noticed(*device or ("cpu",)) # without an argument it asks for a card's
+    register_optimizer_step_pre_hook(lambda *_: setattr(mode, "on", False)); register_optimizer_step_post_hook(lambda *_: vars(mode).update(on=True, n=mode.n + 1))
+    clock.now, clock.last = lambda: mode.n, 0
+    return mode
 
 class Books:
     "What is there at every step of an optimiser: distinct storages of the weights, gradients, and what optimisers remember"
@@ -145,13 +179,14 @@ def our_roles(args, clock):
     roles = clock.roles = Roles(*build(args)).add("sl").add("pm", head=True)
     def drawn(out): clock.mark("rollout"); clock.tokens = sum(map(len, out)) + len(out)*args.prompt
     wrap(LocalEngine, "generate_ids", after=drawn)
+    if args.starts and args.graphs: from cai_repro.generate import _Recorder; roles._recorder = _Recorder(clock.starts.record)
     return roles, prompts_of(roles.tokenizer, args)[0], Books(lambda: [roles.model, roles.heads])
 
 def ours(args, clock):
     from cai_repro import ppo
     roles, rows, books = our_roles(args, clock)
     wrap(ppo, "update_policy", before=lambda: clock.mark("score"))
-    cfg = ppo.PPOConfig(steps=args.rounds + 1, rollouts_per_step=args.rollouts, minibatch=args.rollouts, microbatch=args.microbatch, max_new_tokens=args.new, lr=1e-5, value_lr=1e-5)
+    cfg = ppo.PPOConfig(steps=args.rounds + 1, rollouts_per_step=args.rollouts, minibatch=args.rollouts, microbatch=args.microbatch, max_new_tokens=args.new, lr=1e-5, value_lr=1e-5, checkpointing=args.big)
     ppo.train_ppo(roles, rows, cfg, newline_stops=False, on_progress=lambda *_: clock.end())
     return books
 
@@ -182,7 +217,7 @@ def trl_ppo(args, clock):
     with tempfile.TemporaryDirectory() as folder:
         cfg = stock.PPOConfig(output_dir=folder, per_device_train_batch_size=args.microbatch, gradient_accumulation_steps=args.rollouts//args.microbatch, total_episodes=args.rollouts*(args.rounds + 1),
                               num_ppo_epochs=1, num_mini_batches=1, num_sample_generations=0, local_rollout_forward_batch_size=min(64, args.rollouts), response_length=args.new, temperature=1., stop_token="eos",
-                              missing_eos_penalty=1., learning_rate=1e-5, report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=cpu, bf16=not cpu and policy.dtype.itemsize == 2)
+                              missing_eos_penalty=1., learning_rate=1e-5, report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=cpu, bf16=policy.dtype.itemsize == 2)
         trainer = stock.PPOTrainer(args=cfg, processing_class=tok, model=policy, ref_model=None, reward_model=reward, value_model=value, callbacks=[End()], peft_config=LoraConfig(**lora, task_type="CAUSAL_LM"),
                                    train_dataset=Dataset.from_dict({"input_ids": prompts_of(tok, args)[1]}))
         if cfg.bf16: # on a 4-bit base that trainer turns the norms to float32 and draws text outside of autocast: the output layer refuses the mix
@@ -213,16 +248,19 @@ def one(name, args):
     if name == "trl_ppo": import trl.experimental.ppo.ppo_trainer
     cuda = torch.cuda.is_available()
     if not cuda: torch.set_num_threads(args.threads)
-    args.quantize = {"auto": "nf4" if cuda else None, "none": None, "nf4": "nf4"}[args.quantize]
+    args.quantize = {"auto": "nf4" if cuda or args.starts else None, "none": None, "nf4": "nf4"}[args.quantize]
     before = resident()
     if args.graphs: os.environ["CAI_REPRO_GRAPHS"] = "1"
     if args.cap_gib and cuda: torch.cuda.set_per_process_memory_fraction(min(1., args.cap_gib*2**30/torch.cuda.get_device_properties(0).total_memory))
     clock, out = Clock(), {"device": torch.cuda.get_device_name(0) if cuda else f"CPU, threads: {args.threads}", "card": cuda, "quantize": args.quantize,
                            "versions": {n: m.__version__ for n in ("torch", "transformers", "peft", "trl") if (m := sys.modules.get(n))}, "floor": floor(args, cuda, args.threads)}
     peaks = lambda: {"peak_allocated_bytes": torch.cuda.max_memory_allocated(), "peak_reserved_bytes": torch.cuda.max_memory_reserved()} if cuda else {"peak_allocated_bytes": None, "peak_reserved_bytes": None}
-    try: books = {"ours": ours, "trl_ppo": trl_ppo, "trl_rloo": trl_rloo}[name](args, clock)
+    if args.starts: clock.starts = count_starts(clock)
+    try:
+        with clock.starts or contextlib.nullcontext(): books = {"ours": ours, "trl_ppo": trl_ppo, "trl_rloo": trl_rloo}[name](args, clock)
     except torch.OutOfMemoryError as e: return peaks() | {"seconds": None, "tokens": None, "error": "out of memory"} | out
     if args.graphs and clock.roles: out["steps_recorded"] = bool(getattr(vars(clock.roles).get("_recorder"), "trusted", False))
+    if args.starts: return {"starts": {p: round(n) for p, n in clock.seconds().items()}, "tokens": clock.tokens} | out
     return peaks() | {"seconds": clock.seconds(), "tokens": clock.tokens, "counted_bytes": books.counted(), "rss_bytes": max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024 - before)} | out
 
 def resident():
@@ -287,6 +325,7 @@ def main():
     p.add_argument("--rounds", type=int, default=3, help="rounds that count, after one that does not")
     p.add_argument("--quantize", choices=("auto", "nf4", "none"), default="auto", help="auto: nf4 on a card, none on a CPU")
     p.add_argument("--graphs", action="store_true", help="on a card: record the steps of ours and of trl_rloo's rollouts (chapter 05)")
+    p.add_argument("--starts", action="store_true", help="on a CPU: count the operations a card would have to start, instead of seconds")
     p.add_argument("--cap-gib", type=float, help="let a process take so much of the card and no more (what CUDA itself takes, some 0.5 GiB, is not in it)")
     p.add_argument("--threads", type=int, default=1, help="on a CPU")
     p.add_argument("--venv", type=Path, default=Path.home()/".cache/cai_repro/trl-1.12.0", help="where TRL 1.12.0 lives, made if missing; default: %(default)s")
@@ -296,12 +335,17 @@ def main():
     for k, usual in zip(("rollouts", "prompt", "new", "microbatch"), SHAPES[a.shape]): setattr(a, k, getattr(a, k) or usual)
     if a.rollouts % a.microbatch: p.error("--microbatch must divide --rollouts")
     from cai_repro import hardware
-    a.big = sum(hardware.count(hardware.sizes(shape_of(a.shape))).values()) > BIG
+    a.big = a.starts or sum(hardware.count(hardware.sizes(shape_of(a.shape))).values()) > BIG
+    if a.starts and hardware.find_card().name != "CPU": p.error("--starts is for a machine without a card")
     if a.one: print(json.dumps(one(a.one, a))); return 0
     results = {n: r for n in NAMES if n in a.names and (r := measure(n, a))}
     if not results: return 1
     first = next(iter(results.values())); gb = 1e9
     print(f"\n{a.shape}, {'NF4' if first['quantize'] else 'not quantised'}, on {first['device']}; a round: {a.rollouts} dialogues of {a.prompt} + {a.new} tokens; middle of {a.rounds}" + (f"; cap {a.cap_gib:g} GiB" if a.cap_gib else ""))
+    if a.starts:
+        table(results, [*((f"{k}, operations started", lambda r, k=k: r["starts"][k], ",d") for k in PHASES), ("all", lambda r: sum(r["starts"].values()), ",d"), ("tokens", lambda r: r["tokens"], ",d")])
+        if a.json: a.json.write_text(json.dumps(results, indent=1) + "\n")
+        return 0
     total = lambda r: sum(r["seconds"].values())
     table(results, [("peak allocated, GB", lambda r: r["peak_allocated_bytes"]/gb, ".3f"), ("peak reserved, GB", lambda r: r["peak_reserved_bytes"]/gb, ".3f"),
         *((f"counted: {k}, GB", lambda r, k=k: r["counted_bytes"][k]/gb, ".4f") for k in ("weights", "gradients", "adam")), ("counted: the three together, GB", lambda r: sum(r["counted_bytes"].values())/gb, ".4f"),

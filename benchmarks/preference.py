@@ -2,6 +2,7 @@
 
     python benchmarks/preference.py                        # a CPU will do: the pocket model's shape, a minute or two
     python benchmarks/preference.py --shape 1.5b           # on a card, in NF4
+    python benchmarks/preference.py --starts --turns 1     # on a CPU: operations that a card would have to start (ppo.py)
 
     ours        cai_repro.preference.train_pm: an adapter and a head on the base that all roles share, soft labels
     trl_reward  trl.RewardTrainer as it is: a classifier of its own with LoRA, hard labels
@@ -11,10 +12,10 @@ the same size, and the same settings of the trainer; every label is 0 or 1, so t
 keeps LoRA and head on a 4-bit base in bfloat16, we in float32.) Each has a process of its own, and they take turns of some steps,
 ours, theirs, ours, theirs, while the other waits: whatever else the machine does hits both. The ratio is the middle one of the
 turns; a few steps before the first warm up. On a CPU seconds are processor seconds and memory is counted, as in ppo.py."""
-import argparse, json, statistics, subprocess, sys, tempfile
+import argparse, contextlib, json, statistics, subprocess, sys, tempfile
 from pathlib import Path
 
-from ppo import SHAPES, Books, Clock, BIG, build, resident, shape_of, table, words_of
+from ppo import SHAPES, Books, Clock, BIG, build, count_starts, resident, shape_of, table, words_of
 
 NAMES, WARM = ("ours", "trl_reward"), 3
 
@@ -36,7 +37,7 @@ def step_done(args, clock):
 def ours(args, clock, rows):
     from cai_repro.models import Roles
     from cai_repro.preference import train_pm
-    roles = Roles(*build(args)).add("pm", head=True); books = Books(lambda: [roles.model, roles.heads])
+    roles = Roles(*build(args)).add("pm", head=True); roles.half = args.starts; books = Books(lambda: [roles.model, roles.heads])
     train_pm(roles, "pm", rows(roles.tokenizer), lr=1e-4, batch_size=args.batch, max_length=args.tokens, on_progress=lambda *_: step_done(args, clock))
     return books
 
@@ -52,7 +53,7 @@ def trl_reward(args, clock, rows):
     class End(TrainerCallback):
         def on_step_end(self, *_, **kw): step_done(args, clock)
     with tempfile.TemporaryDirectory() as folder, quiet():
-        settings = trainer_settings(Roles(model, tok), epochs=1, lr=1e-4, batch_size=args.batch, seed=0, output_dir=folder, n_rows=len(rows)) | {"gradient_checkpointing": args.big}
+        settings = trainer_settings(Roles(model, tok), epochs=1, lr=1e-4, batch_size=args.batch, seed=0, output_dir=folder, n_rows=len(rows)) | {"gradient_checkpointing": args.big} | ({"bf16": True} if args.starts else {})
         del settings["train_sampling_strategy"] # by length: the plain trainer drops its column of lengths before it looks for it; here all are alike
         data = Dataset.from_list([{k: e[k] for k in ("chosen_ids", "rejected_ids")} for e in rows])
         trainer = RewardTrainer(model=model, args=RewardConfig(**settings, max_length=None), processing_class=tok, train_dataset=data, callbacks=[End()],
@@ -65,9 +66,11 @@ def one(name, args):
     import resource, torch, transformers, peft, trl, datasets # before the baseline
     cuda = torch.cuda.is_available()
     if not cuda: torch.set_num_threads(args.threads)
-    args.quantize = {"auto": "nf4" if cuda else None, "none": None, "nf4": "nf4"}[args.quantize]
+    if args.starts: from cai_repro import models; models.BIG = 0 # activations computed twice, as on a card
+    args.quantize = {"auto": "nf4" if cuda or args.starts else None, "none": None, "nf4": "nf4"}[args.quantize]
     before, clock = resident(), Clock()
-    books = {"ours": ours, "trl_reward": trl_reward}[name](args, clock, lambda tok: pairs_of(tok, args))
+    with count_starts(clock) if args.starts else contextlib.nullcontext(): books = {"ours": ours, "trl_reward": trl_reward}[name](args, clock, lambda tok: pairs_of(tok, args))
+    if args.starts: return {"starts": statistics.median(sum(r.values()) for r in clock.rounds[WARM:-1]), "tokens": 2*args.batch*args.tokens, "device": "CPU", "card": False, "quantize": args.quantize}
     seconds = [sum(r.values()) for r in clock.rounds[WARM:-1]]
     turns = [args.steps/sum(seconds[i:i + args.steps]) for i in range(0, len(seconds), args.steps)]
     return {"steps_per_second": statistics.median(turns), "turns": turns, "tokens": 2*args.batch*args.tokens, "peak_allocated_bytes": torch.cuda.max_memory_allocated() if cuda else None,
@@ -99,10 +102,11 @@ def main():
     p.add_argument("--turns", type=int, default=7, help="of each"); p.add_argument("--steps", type=int, default=6, help="gradient steps a turn")
     p.add_argument("--batch", type=int, default=16, help="pairs a gradient step"); p.add_argument("--tokens", type=int, default=64, help="longest dialogue of a pair, all nearly alike")
     p.add_argument("--quantize", choices=("auto", "nf4", "none"), default="auto", help="auto: nf4 on a card, none on a CPU"); p.add_argument("--threads", type=int, default=1, help="on a CPU")
+    p.add_argument("--starts", action="store_true", help="on a CPU: count operations instead of seconds, as ppo.py does")
     p.add_argument("--json", type=Path, help="write the figures here"); p.add_argument("--one", choices=NAMES, help=argparse.SUPPRESS)
     a = p.parse_args()
     from cai_repro import hardware
-    a.big = sum(hardware.count(hardware.sizes(shape_of(a.shape))).values()) > BIG
+    a.big = a.starts or sum(hardware.count(hardware.sizes(shape_of(a.shape))).values()) > BIG
     if a.one: print(json.dumps(one(a.one, a))); return 0
     names = [n for n in NAMES if n in a.names]
     running = {n: start(n) for n in names}
@@ -112,6 +116,10 @@ def main():
     results = {n: json.loads(ended(p)) for n, p in running.items()}
     first = results[names[0]]
     print(f"\n{a.shape}, {'NF4' if first['quantize'] else 'not quantised'}, on {first['device']}; {a.batch} pairs of dialogues of {a.tokens} tokens a step; {a.turns} turns of {a.steps} steps")
+    if a.starts:
+        table(results, [("operations started in a step", lambda r: r["starts"], ",.0f")])
+        if a.json: a.json.write_text(json.dumps(results, indent=1) + "\n")
+        return 0
     table(results, [("steps a second, middle turn", lambda r: r["steps_per_second"], ".3f"), ("peak allocated, GB", lambda r: r["peak_allocated_bytes"]/1e9, ".3f"), ("peak reserved, GB", lambda r: r["peak_reserved_bytes"]/1e9, ".3f"),
         *((f"counted: {k}, GB", lambda r, k=k: r["counted_bytes"][k]/1e9, ".4f") for k in ("weights", "gradients", "adam")), ("process's peak over imports, GB", lambda r: r["rss_bytes"]/1e9, ".3f")])
     if not first["card"]: print("missing for want of a card: peak allocated and reserved bytes; seconds are processor seconds")

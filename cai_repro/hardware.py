@@ -13,15 +13,15 @@ from .constitution import _all_problems, _kind, _Reader
 from .core import CaiError, resource_path
 
 # %% auto #0
-__all__ = ['KINDS', 'DATA', 'NESTED', 'PLAIN', 'NOT_ZERO', 'CHOICES', 'BLOCKS', 'LOGIT_BYTES', 'SCORES', 'TILE', 'POCKET_TOKENS',
-           'BIG', 'CONTEXT', 'CARDS', 'USED', 'USED_BANDWIDTH', 'STEP', 'PASS', 'FREE', 'FORMULAS', 'definition',
-           'settings_of', 'fits', 'Sizes', 'Tokens', 'Hub', 'read_settings', 'parse_recipe', 'recipe_files',
-           'read_recipe', 'sizes', 'widths', 'matrices', 'count', 'lora_count', 'nf4_bytes', 'base_bytes', 'adam_bytes',
-           'kv_bytes', 'layer_bytes', 'activation_bytes', 'setting', 'lengths', 'model_sizes', 'saves', 'memory',
-           'fullest', 'forward_flops', 'train_flops', 'Work', 'work', 'Card', 'this_cpu', 'find_card', 'card_of',
-           'card_for', 'seconds', 'gb', 'clock', 'memory_table', 'work_table', 'plan_parts', 'Check', 'cached_config',
-           'cache_folder', 'free_gb', 'hub_checks', 'own_enough', 'recipe_checks', 'library_checks', 'nf4_check',
-           'machine_checks', 'fitting']
+__all__ = ['KINDS', 'DATA', 'NESTED', 'PLAIN', 'NOT_ZERO', 'CHOICES', 'BLOCKS', 'LOGIT_BYTES', 'READS', 'SCORES', 'TILE',
+           'POCKET_TOKENS', 'BIG', 'CONTEXT', 'CARDS', 'USED', 'USED_BANDWIDTH', 'STEP', 'PASS', 'FREE', 'FORMULAS',
+           'definition', 'settings_of', 'fits', 'Sizes', 'Tokens', 'Hub', 'read_settings', 'parse_recipe',
+           'recipe_files', 'read_recipe', 'sizes', 'widths', 'matrices', 'count', 'lora_count', 'nf4_bytes',
+           'base_bytes', 'adam_bytes', 'kv_bytes', 'layer_bytes', 'activation_bytes', 'setting', 'lengths',
+           'model_sizes', 'saves', 'memory', 'fullest', 'forward_flops', 'train_flops', 'Work', 'work', 'Card',
+           'this_cpu', 'find_card', 'card_of', 'card_for', 'seconds', 'gb', 'clock', 'memory_table', 'work_table',
+           'plan_parts', 'Check', 'cached_config', 'cache_folder', 'free_gb', 'hub_checks', 'own_enough',
+           'recipe_checks', 'library_checks', 'nf4_check', 'machine_checks', 'fitting']
 
 # %% ../nbs/15_hardware.ipynb #ca3754aa
 @lru_cache
@@ -202,6 +202,7 @@ def activation_bytes(s: Sizes, tokens: int, checkpointed: bool, width: int=2) ->
     return tokens*(s.num_hidden_layers*s.hidden_size*width + layer_bytes(s, width) if checkpointed else s.num_hidden_layers*layer_bytes(s, width))
 
 LOGIT_BYTES = 12   # assumed: two copies in 16 bits, two in float32
+READS = 4          # as in chapter 10: micro-batches in a pass that only reads, where adapters are not folded
 SCORES = 2**25     # as in chapter 10: PPO has so many logits at one time, and no more
 TILE = 4096, 32768 # TRL 1.16: tokens and words whose logits SL-CAI's trainer has at one time
 
@@ -245,7 +246,7 @@ def memory(recipe, s: Sizes, width: int=2) -> dict[str, dict[str, float]]:
                 "activations": act, "logits": logits, "CUDA and libraries": CONTEXT if width == 2 else 0}
     longest, wide = t.prompt + 3*m + 2*t.request, width*(4*h + 3*s.intermediate_size)
     read = lambda batch, each: wide*min(batch*each, 32768 if width == 2 else 4096)
-    together = 4 if big or width == 2 or recipe.quantize else 1 # roles that read in one pass (chapter 10)
+    together = READS if big or width == 2 or recipe.quantize else 1
     sft, pm, (micro, rolled) = get("sft", "batch_size")*get("sft", "max_length"), 2*get("preference", "batch_size")*get("preference", "max_length"), (get("ppo", "microbatch"), get("ppo", "rollouts_per_step"))
     return {"writing": moment(2, kv=kv_bytes(s, recipe.batch_size*longest, width), act=read(recipe.batch_size, t.prompt + m + t.request), logits=recipe.batch_size*V*(width + 4)),
             "SL-CAI": moment(2, n, n, act=activation_bytes(s, sft, big, width), logits=min(sft, TILE[0])*min(V, TILE[1])*LOGIT_BYTES),

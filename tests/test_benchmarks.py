@@ -32,3 +32,17 @@ def test_recorded_steps_are_asked_for_in_vain_without_a_card(root, tmp_path):
     out = bench(root, "ppo.py", "--graphs", "--names", "ours", "--rollouts", 2, "--prompt", 16, "--new", 2, "--microbatch", 2, "--rounds", 1, "--json", tmp_path/"x.json")
     r = json.loads((tmp_path/"x.json").read_text())["ours"]
     assert r["steps_recorded"] is False and ("only a card records steps" in out or r["card"])
+
+def test_starts_are_counted_and_played_steps_count_as_one(root, tmp_path):
+    said = {}
+    for graphs in ([], ["--graphs"]):
+        bench(root, "ppo.py", "--starts", *graphs, "--names", "ours", "--rollouts", 2, "--prompt", 16, "--new", 40, "--microbatch", 2, "--rounds", 1, "--json", tmp_path/"x.json")
+        said[bool(graphs)] = json.loads((tmp_path/"x.json").read_text())["ours"]
+    plain, played = said[False]["starts"], said[True]["starts"]
+    assert said[True]["steps_recorded"] and said[True]["tokens"] == said[False]["tokens"] == 2*(16 + 40)
+    assert played["rollout"] < plain["rollout"]/2 and min(plain.values()) > 100
+    assert (played["score"], played["update"]) == (plain["score"], plain["update"])
+
+def test_starts_of_a_preference_model(root, tmp_path):
+    bench(root, "preference.py", "--starts", "--turns", 1, "--steps", 1, "--batch", 2, "--tokens", 24, "--json", tmp_path/"x.json")
+    r = json.loads((tmp_path/"x.json").read_text()); assert r["ours"]["starts"] > 100 and r["ours"]["starts"] < 1.5*r["trl_reward"]["starts"]
