@@ -17,7 +17,7 @@ import torch
 from fastcore.basics import patch
 from .core import CaiError, derive_seed, everyone, once, whole_base_only, world
 from .preference import labelled, soft_bt_loss
-from .ppo import Checkpoints, PPOConfig, adam, encode_prompts, judged, length_batches, observed, pack, pm_scores, prompt_stream, response_logprobs, settings_table, spoken, train_ppo, training_mark, unusable
+from .ppo import READS, Checkpoints, PPOConfig, adam, encode_prompts, judged, length_batches, observed, pack, pm_scores, prompt_stream, response_logprobs, settings_table, spoken, train_ppo, training_mark, unusable
 from .sft import above_zero, keep_float32, run_trainer, trainer_settings, training
 
 # %% ../nbs/11_alternatives.ipynb #4beb0744
@@ -151,7 +151,9 @@ def score(self:Scribe, prompts:list[str], completion_ids:list[list[int]], **othe
     tok, cfg = self.roles.tokenizer, self.cfg
     ended = torch.tensor([r[-1] == tok.eos_token_id for r in completion_ids])
     def part():
-        with resting(self.roles.model): return prompts, completion_ids, ended, None if callable(self.pm) else pm_scores(self.roles, self.pm, [self.ids[p] for p in prompts], completion_ids, cfg.microbatch)
+        if callable(self.pm): return prompts, completion_ids, ended, None
+        size = cfg.microbatch*(1 if self.roles.folds(self.pm) else READS)
+        with resting(self.roles.model): return prompts, completion_ids, ended, pm_scores(self.roles, self.pm, [self.ids[p] for p in prompts], completion_ids, size)
     parts = everyone(part); asked, drawn = (sum((p[k] for p in parts), []) for k in (0, 1))
     self.prompts, self.responses = [self.asked[p] for p in asked], spoken(self.engine, drawn)
     raw = once(lambda: judged(self.pm, self.prompts, self.responses)) if callable(self.pm) else torch.cat([p[3] for p in parts])   # a function may compare them
