@@ -15,15 +15,15 @@
 All have the same random weights (in NF4 on a card, made there layer by layer), the same prompts, and responses that never
 end early, so that the tokens are the same; one epoch, one gradient step a round, LoRA of rank 16 on all linear layers. Each
 NAME runs in a process of its own. A base of more than 0.3 billion parameters computes its activations twice to save memory
-where its trainer can: ours by its own settings, stock PPO with the model's switch for it, which that trainer does not throw
-itself. In bfloat16 stock PPO's policy runs under autocast, without which it stops.
+where its trainer can: ours by its own settings, stock PPO with the model's own switch, which its trainer does not set.
+In bfloat16 stock PPO's policy runs under autocast, without which it stops.
 The first round warms up and does not count; seconds are those of the middle round. On a CPU they are
 processor seconds, which neighbours disturb less than the clock on the wall, and memory is counted: distinct storages of
 weights, gradients and what Adam remembers, and the process's peak over what it had after its imports.
 
-Where a card waits for its processor (RESULTS.md), seconds go by the operations that are started, about one kernel each.
---starts counts those instead of seconds, on a CPU with the card's formats: NF4, bfloat16, activations computed twice. A
-step that is played from a record (--graphs) counts as one; here the record is a function that runs uncounted.
+Where a card waits for its processor (RESULTS.md), seconds depend on how many operations are started, about one kernel each.
+--starts counts those instead of seconds, on a CPU with the card's formats: NF4, bfloat16, activations computed twice. With
+--graphs a step of writing that a card would play from a record runs again and is counted as one.
 
 TRL 1.12.0 goes into a virtual environment of its own (--venv), laid over the packages here: torch and transformers are the
 same for all. Without a network: pip download trl==1.12.0, unzip the wheel into a folder and name it with --trl-path.

@@ -240,7 +240,7 @@ def end(self: _Batch, written: list[list[int]]):
     for p, i in enumerate(self.order): self.slot[i] = p
 
 # %% ../nbs/05_generate.ipynb #05rec002
-LONG = 24 # steps: to record is worth it if so many are left; it costs as much as several
+LONG = 24 # a recording costs as much as several steps: only if more than so many can still come
 
 class _Record:
     "A step of a batch whose tensors keep their places"
@@ -539,7 +539,7 @@ def _write(self: LocalEngine, batch, prompts, noise, temperature):
         written[slots[~done], t] = tokens[~done]; length[slots[~done]] = t + 1
         done |= self._ended(tokens, written[slots], t)
         if done.all(): break
-        if done.sum() * (2 if batch.record else 8) >= len(done):   # one in eight has ended: shrink the batch (a new record is worth more)
+        if done.sum() * (2 if batch.record else 8) >= len(done):   # one in eight has ended: shrink the batch; with a record one in two, for it needs a new one
             place = batch.keep(~done); slots, tokens, done = slots[place], tokens[place], done[place]
         if t + 1 < steps: logits = batch.step(tokens)
     out = [w[:n] for w, n in zip(written.tolist(), length.tolist())]

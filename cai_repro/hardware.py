@@ -409,8 +409,8 @@ def work_table(recipe, s: Sizes, card: Card):
 
 # %% ../nbs/15_hardware.ipynb #8df15cc4
 FORMULAS = f"""bytes: NF4 .516 a number, 16-bit tables 2; adapters 4, gradients 4, Adam 8 a trained number, or 2;
-  keys and values 4Lk a token; logits {LOGIT_BYTES} a score, in pieces: SL-CAI
-  {TILE[0]} tokens x {TILE[1]} words at a time, PPO {SCORES/1e6:.0f} million scores; activations 36h + 10i + 4k + 28r
+  keys and values 4Lk a token; logits {LOGIT_BYTES} each, in pieces: SL-CAI
+  {TILE[0]} tokens x {TILE[1]} words at a time, PPO {SCORES/1e6:.0f} million; activations 36h + 10i + 4k + 28r
   a token and layer, or with checkpointing 2h and one layer at a time (float32: chapter 15)
 operations a token: 2(P + Pr) + 4Lqc read or written, 4P + 6Pr + 12Lqc trained, or with
   checkpointing 6P + 8Pr + 16Lqc; logits 2Vh read, 4Vh trained

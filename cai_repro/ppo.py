@@ -246,7 +246,7 @@ def length_batches(
     return [order[i:i+size] for i in range(0, len(order), size)]
 
 # %% ../nbs/10_ppo.ipynb #b3cdb8b7
-SCORES = 2**25 # scores over the vocabulary that are there at one time: 128 MB in float32
+SCORES = 2**25 # logits that are there at one time: 134 MB in float32
 
 def response_logprobs(
     roles, # `cai_repro.models.Roles`
@@ -255,7 +255,7 @@ def response_logprobs(
     with_entropy:bool=False,
     hidden:torch.Tensor|None=None, # (B, L, H) where the hidden states are known already
 ) -> tuple[torch.Tensor, torch.Tensor|None]: # (B, R) log-probabilities; (B, R) entropies or None
-    "log π of each response token. The output layer runs on response places only, `SCORES` scores at a time. `CaiError` for a base where that is not enough (`Roles.logits`)."
+    "log π of each response token. The output layer runs on response places only, `SCORES` logits at a time. `CaiError` for a base where that is not enough (`Roles.logits`)."
     from torch.utils.checkpoint import checkpoint
     hidden = (roles.hidden(role, batch.ids, batch.attention) if hidden is None else hidden)[batch.rows, batch.cols]
     def some(hidden, targets):
@@ -263,7 +263,7 @@ def response_logprobs(
         return torch.stack([token_logprobs(logits, targets), *([entropy(logits)] if with_entropy else [])])
     size = max(1, SCORES//roles.base.get_output_embeddings().weight.shape[0])
     parts = list(zip(hidden.split(size), batch.targets.split(size)))
-    again = len(parts) > 1 and torch.is_grad_enabled() # the backward pass computes a part's scores once more, instead of keeping all parts'
+    again = len(parts) > 1 and torch.is_grad_enabled() # the backward pass computes a part's logits once more, instead of keeping all parts'
     flat = torch.cat([checkpoint(some, *p, use_reentrant=False, preserve_rng_state=False) if again else some(*p) for p in parts], 1)
     return batch.unflatten(flat[0]), batch.unflatten(flat[1]) if with_entropy else None
 
