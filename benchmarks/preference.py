@@ -107,6 +107,7 @@ def main():
     a = p.parse_args()
     from cai_repro import hardware
     a.big = a.starts or sum(hardware.count(hardware.sizes(shape_of(a.shape))).values()) > BIG
+    if a.starts and hardware.find_card().name != "CPU": p.error("--starts is for a machine without a card")
     if a.one: print(json.dumps(one(a.one, a))); return 0
     names = [n for n in NAMES if n in a.names]
     running = {n: start(n) for n in names}

@@ -33,6 +33,7 @@ def test_recorded_steps_are_asked_for_in_vain_without_a_card(root, tmp_path):
     r = json.loads((tmp_path/"x.json").read_text())["ours"]
     assert r["steps_recorded"] is False and ("only a card records steps" in out or r["card"])
 
+@pytest.mark.skipif(__import__("torch").cuda.is_available(), reason="--starts is for a machine without a card")
 def test_starts_are_counted_and_played_steps_count_as_one(root, tmp_path):
     said = {}
     for graphs in ([], ["--graphs"]):
@@ -43,6 +44,7 @@ def test_starts_are_counted_and_played_steps_count_as_one(root, tmp_path):
     assert played["rollout"] < plain["rollout"]/2 and min(plain.values()) > 100
     assert (played["score"], played["update"]) == (plain["score"], plain["update"])
 
+@pytest.mark.skipif(__import__("torch").cuda.is_available(), reason="--starts is for a machine without a card")
 def test_starts_of_a_preference_model(root, tmp_path):
     bench(root, "preference.py", "--starts", "--turns", 1, "--steps", 1, "--batch", 2, "--tokens", 24, "--json", tmp_path/"x.json")
     r = json.loads((tmp_path/"x.json").read_text()); assert r["ours"]["starts"] > 100 and r["ours"]["starts"] < 1.5*r["trl_reward"]["starts"]
