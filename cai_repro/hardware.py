@@ -195,11 +195,12 @@ def kv_bytes(s: Sizes, tokens: int, width: int=2) -> int:
 def layer_bytes(s: Sizes, width: int=2, r: int=16) -> int:
     "What a training step keeps of one token in one layer"
     h, i, k = s.hidden_size, s.intermediate_size, widths(s)[2]
-    return 4*(6*h + 4*i + 2*k + 7*r) if width == 4 else 36*h + 10*i + 4*k + 28*r
+    return 4*(6*h + 4*i + 2*k + 7*r) if width == 4 else 16*h + 8*i + 4*k + 14*r
 
 def activation_bytes(s: Sizes, tokens: int, checkpointed: bool, width: int=2) -> int:
     "What a training step keeps of `tokens` tokens in all layers"
-    return tokens*(s.num_hidden_layers*s.hidden_size*width + layer_bytes(s, width) if checkpointed else s.num_hidden_layers*layer_bytes(s, width))
+    layers, copies = s.num_hidden_layers, 0 if width == 4 else 2*lora_count(s)   # of A and B, in 16 bits
+    return tokens*(layers*s.hidden_size*width + layer_bytes(s, width)) + copies//layers if checkpointed else layers*tokens*layer_bytes(s, width) + copies
 
 LOGIT_BYTES = 12   # assumed: two copies in 16 bits, two in float32
 READS = 4          # as in chapter 10: micro-batches in a pass that only reads, where adapters are not folded
@@ -410,7 +411,7 @@ def work_table(recipe, s: Sizes, card: Card):
 # %% ../nbs/15_hardware.ipynb #8df15cc4
 FORMULAS = f"""bytes: NF4 .516 a number, 16-bit tables 2; adapters 4, gradients 4, Adam 8 a trained number, or 2;
   keys and values 4Lk a token; logits {LOGIT_BYTES} each, in pieces: SL-CAI
-  {TILE[0]} tokens x {TILE[1]} words at a time, PPO {SCORES/1e6:.0f} million; activations 36h + 10i + 4k + 28r
+  {TILE[0]} tokens x {TILE[1]} words at a time, PPO {SCORES/1e6:.0f} million; activations 16h + 8i + 4k + 14r
   a token and layer, or with checkpointing 2h and one layer at a time (float32: chapter 15)
 operations a token: 2(P + Pr) + 4Lqc read or written, 4P + 6Pr + 12Lqc trained, or with
   checkpointing 6P + 8Pr + 16Lqc; logits 2Vh read, 4Vh trained

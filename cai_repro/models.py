@@ -523,23 +523,100 @@ def reunite(self: Roles,
             m._parameters[n] = nn.Parameter(w, requires_grad=False)
     self._lora.clear()
 
+# %% ../nbs/04_models.ipynb #04few001
+@contextmanager
+def _instead(modules, forward):
+    "Inside the block `forward(module)` takes the place of each module's own forward"
+    before = [m.__dict__.get('forward') for m in modules]
+    for m, f in zip(modules, map(forward, modules)): m.forward = f
+    try: yield
+    finally:
+        for m, f in zip(modules, before):
+            del m.forward
+            if f is not None: m.forward = f
+
+def _packed(layer) -> bool: return getattr(layer.weight, 'quant_state', None) is not None
+
+def _weights(layer) -> torch.Tensor:
+    "The weights (out, in) of a linear layer, unpacked if they have four bits"
+    if not _packed(layer): return layer.weight
+    if layer.weight.device.type == 'cpu' and layer.in_features % layer.weight.quant_state.blocksize: return _dequantised(layer)
+    import bitsandbytes as bnb
+    return bnb.functional.dequantize_4bit(layer.weight.data.view(-1, 1), layer.weight.quant_state)
+
+def _format(y) -> torch.dtype:
+    "In which format an adapter's products are computed whose base gave `y`"
+    if torch.is_autocast_enabled(y.device.type): return torch.get_autocast_dtype(y.device.type)
+    return y.dtype if y.dtype == torch.bfloat16 else torch.float32
+
+def _times(a, b, s):
+    "s a b in one step"
+    return torch.addmm(a.new_empty(()), a, b, beta=0, alpha=s)
+
+def _add(y, a, b):
+    "y (..., n) += a b, for a of y's rows"
+    rows = y.view(-1, y.shape[-1])
+    rows.addmm_(a, b) if y.dtype == a.dtype else rows.add_(a @ b)
+    return y
+
+class _Beside(torch.autograd.Function):
+    "x (..., in) -> layer(x) + s (x A') B' (..., out), for a frozen linear layer"
+    @staticmethod
+    def forward(ctx, x, layer, low, up, s):
+        y = layer(x); low, up = low.to(_format(y)), up.to(_format(y))
+        h = _times(x.reshape(-1, x.shape[-1]).to(low.dtype), low.T, s)
+        ctx.save_for_backward(x, low, up, h); ctx.layer, ctx.s = layer, s
+        return _add(y, h, up.T)
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        x, low, up, h = ctx.saved_tensors
+        rows = g.reshape(-1, g.shape[-1]).to(low.dtype); e = _times(rows, up, ctx.s)
+        dx = _add((g @ _weights(ctx.layer).to(g.dtype)).to(x.dtype), e, low) if ctx.needs_input_grad[0] else None
+        return dx, None, (e.T @ x.reshape(-1, x.shape[-1]).to(low.dtype)).float(), (rows.T @ h).float(), None
+
+def _beside(layer, role, matrices, x, *args, **kwargs):
+    "A LoRA layer's output in few steps; `matrices`: its A and B, or copies of them"
+    if args or kwargs or layer.disable_adapters or layer.active_adapters != [role]: return type(layer).forward(layer, x, *args, **kwargs)
+    return _Beside.apply(x, layer.base_layer, *matrices, layer.scaling[role])
+
+def _low_bits(layer) -> bool:
+    "Is this a LoRA layer on a plain matrix of 4 or 16 bits?"
+    base = layer.base_layer
+    return isinstance(base, nn.Linear) and (_packed(base) or type(base) is nn.Linear and base.weight.dtype in (torch.bfloat16, torch.float16))
+
+@patch
+def _layers(self: Roles, role) -> list:
+    "The layers that have an adapter of this role"
+    return [m for m in self.model.modules() if role in getattr(m, 'lora_A', {})]
+
+@patch
+def _few(self: Roles, role, copies=False):
+    "Inside the block this role's adapter computes in few steps where the base has 4 or 16 bits; `copies`: in the format of its products, made now"
+    half = copies and self.base.dtype == torch.bfloat16
+    def forward(layer):
+        matrices = [m[role].weight for m in (layer.lora_A, layer.lora_B)]
+        return functools.partial(_beside, layer, role, [m.detach().bfloat16() for m in matrices] if half else matrices)
+    return _instead([] if sharding() else [m for m in self._layers(role) if _low_bits(m)], forward)
+
 # %% ../nbs/04_models.ipynb #9ae8333f
 BIG = 3e8 # parameters: from here on memory counts for more than speed
 
 @patch
 def folds(self: Roles, role: str | None) -> bool:
     "Does `folded` add this role to the weights, or only use it?"
-    layers = [m for m in self.model.modules() if role in getattr(m, 'lora_A', {})]
-    return bool(layers) and all(m.base_layer.weight.dtype == torch.float32 and getattr(m.base_layer.weight, 'quant_state', None) is None for m in layers) and sum(m.base_layer.weight.numel() for m in layers) <= BIG
+    layers = [m.base_layer for m in self._layers(role)]
+    return bool(layers) and all(m.weight.dtype == torch.float32 and not _packed(m) for m in layers) and sum(m.weight.numel() for m in layers) <= BIG
 
 @patch
 @contextmanager
 def folded(self: Roles, role: str | None):
     """Compute as `role` inside the block, without gradients, with its adapter added to the base's weights for the time being:
-    faster, at the price of a second copy of them. A base that is not float32, or is `BIG`, is used as in `use`."""
-    layers = [m for m in self.model.modules() if role in getattr(m, 'lora_A', {})]
+    faster, at the price of a second copy of them. Beside a base of 4 or 16 bits the adapter computes in few steps; one that is `BIG` is used as in `use`.
+    The role's weights must not change inside the block."""
+    layers = self._layers(role)
     if self._folded is not None or not self.folds(role):
-        with self.use(role), torch.no_grad(): yield self.model
+        with self.use(role), self._few(role, copies=True), torch.no_grad(): yield self.model
         return
     own = [m.base_layer.weight.data for m in layers]
     with self.use(None), torch.no_grad():
@@ -591,15 +668,12 @@ def _through_sum(layer, role, x, *args, **kwargs):
 @patch
 @contextmanager
 def summed(self: Roles, role: str):
-    "Train `role` through W + sBA inside the block: the same gradients, faster for a float32 base on a CPU up to `SMALL`; any other is left as it is"
-    from functools import partial
-    layers = [m for m in self.model.modules() if role in getattr(m, 'lora_A', {})]
+    """Train `role` faster inside the block, with the same gradients: through W + sBA for a float32 base on a CPU up to `SMALL`,
+    in few steps beside a base of 4 or 16 bits; any other, or one that is cut into pieces, is left as it is"""
+    layers = self._layers(role)
     fit = self.device.type == 'cpu' and sum(m.base_layer.weight.numel() for m in layers) <= SMALL
-    layers = [m for m in layers if fit and m.base_layer.weight.dtype == torch.float32 and type(m.base_layer) is nn.Linear]
-    for m in layers: m.forward = partial(_through_sum, m, role)
-    try: yield
-    finally:
-        for m in layers: del m.forward
+    plain = [m for m in layers if fit and m.base_layer.weight.dtype == torch.float32 and type(m.base_layer) is nn.Linear]
+    with _instead(plain, lambda m: functools.partial(_through_sum, m, role)), self._few(role): yield
 
 # %% ../nbs/04_models.ipynb #4ckpt002
 @patch(as_prop=True)
@@ -627,11 +701,5 @@ def checkpointed(self: Roles, on: bool | None = None): # None: if the base is `b
     layers = [m for m in self.backbone.modules() if isinstance(m, GradientCheckpointingLayer)] if on else []
     if on and not layers: raise CaiError(f'{type(self.base).__name__} has no layers that can be computed twice', 'turn checkpointing off, or choose another base')
     who = lambda: (self.active, getattr(self.model, 'active_adapter', None))
-    before = [m.__dict__.get('forward') for m in layers]
-    for m in layers: m.forward = functools.partial(_twice, who, m.forward)
-    try: yield
-    finally:
-        for m, f in zip(layers, before):
-            del m.forward
-            if f is not None: m.forward = f
+    with _instead(layers, lambda m: functools.partial(_twice, who, m.forward)): yield
 
