@@ -279,15 +279,18 @@ def stock_python(args):
         subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", STOCK], check=True, stdout=sys.stderr); done.touch()
     return python, os.environ | {"PYTHONPATH": also}
 
+# glibc, on a CPU: keep what was freed. Else a process asks the system anew for each large tensor, such as an unpacked matrix, or not, as its heap happens to lie
+KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC_TOP_PAD_": str(2**28)}
+
 def measure(name, args):
     "Run one NAME in a process of its own: what it took, or None with a word on why not"
-    python, env = sys.executable, None
+    python, env = sys.executable, dict(os.environ)
     try:
         if name == "trl_ppo": python, env = stock_python(args)
         if name == "trl_rloo" and not importlib.util.find_spec("cai_repro.alternatives"): raise OSError("cai_repro.alternatives is missing here")
     except (OSError, subprocess.CalledProcessError) as e: print(f"{name} is left out: {e}", file=sys.stderr); return None
     print(f"{name} ...", file=sys.stderr, flush=True)
-    out = subprocess.run([python, __file__, *sys.argv[1:], "--one", name], capture_output=True, text=True, env=env)
+    out = subprocess.run([python, __file__, *sys.argv[1:], "--one", name], capture_output=True, text=True, env=KEEP | env)
     if out.returncode: sys.exit(f"{name} failed:\n{out.stderr}")
     return json.loads(out.stdout.splitlines()[-1])
 

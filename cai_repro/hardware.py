@@ -242,8 +242,9 @@ def memory(recipe, s: Sizes, width: int=2) -> dict[str, dict[str, float]]:
     n, h, (layers, tables) = lora_count(s), s.hidden_size, base_bytes(s, recipe.quantize, width)
     big = sum(count(s).values()) > BIG
     bits = get("ppo", "adam_bits") or (8 if big and width == 2 else 32)
+    copies = 2*n if width == 2 else 0 # of the adapter that reads or writes, in 16 bits
     def moment(adapters, trained=0, moments=0, kv=0, act=0, logits=0, bits=32):
-        return {"base, layers": layers, "base, tables": tables, "adapters and heads": 4*(adapters*n + 2*h), "gradients": 4*trained, "Adam": adam_bytes(moments, bits), "keys and values": kv,
+        return {"base, layers": layers, "base, tables": tables, "adapters and heads": 4*(adapters*n + 2*h) + (0 if trained else copies), "gradients": 4*trained, "Adam": adam_bytes(moments, bits), "keys and values": kv,
                 "activations": act, "logits": logits, "CUDA and libraries": CONTEXT if width == 2 else 0}
     longest, wide = t.prompt + 3*m + 2*t.request, width*(4*h + 3*s.intermediate_size)
     read = lambda batch, each: wide*min(batch*each, 32768 if width == 2 else 4096)

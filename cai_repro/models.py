@@ -527,12 +527,13 @@ def reunite(self: Roles,
 @contextmanager
 def _instead(modules, forward):
     "Inside the block `forward(module)` takes the place of each module's own forward"
-    before = [m.__dict__.get('forward') for m in modules]
-    for m, f in zip(modules, map(forward, modules)): m.forward = f
-    try: yield
+    new, before = [forward(m) for m in modules], [m.__dict__.get('forward') for m in modules]
+    try:
+        for m, f in zip(modules, new): m.forward = f
+        yield
     finally:
         for m, f in zip(modules, before):
-            del m.forward
+            m.__dict__.pop('forward', None)
             if f is not None: m.forward = f
 
 def _packed(layer) -> bool: return getattr(layer.weight, 'quant_state', None) is not None
@@ -553,32 +554,42 @@ def _times(a, b, s):
     "s a b in one step"
     return torch.addmm(a.new_empty(()), a, b, beta=0, alpha=s)
 
-def _add(y, a, b):
-    "y (..., n) += a b, for a of y's rows"
-    rows = y.view(-1, y.shape[-1])
-    rows.addmm_(a, b) if y.dtype == a.dtype else rows.add_(a @ b)
+def _add(y, a, b, s=1):
+    "y (..., n) += s a b, row by row"
+    rows, a = y.view(-1, y.shape[-1]), a.reshape(-1, a.shape[-1])
+    rows.addmm_(a, b, alpha=s) if y.dtype == a.dtype == b.dtype else rows.add_(a @ b, alpha=s)
     return y
+
+def _with_adapter(x, layer, low, up, s):
+    "layer(x) + s (x A') B', and what its backward pass needs: A and B in the format of their products, x A'"
+    y = layer(x); form = _format(y); low, up = low.to(form), up.to(form)
+    h = F.linear(x.to(form), low)
+    return _add(y, h, up.T, s), low, up, h
 
 class _Beside(torch.autograd.Function):
     "x (..., in) -> layer(x) + s (x A') B' (..., out), for a frozen linear layer"
     @staticmethod
     def forward(ctx, x, layer, low, up, s):
-        y = layer(x); low, up = low.to(_format(y)), up.to(_format(y))
-        h = _times(x.reshape(-1, x.shape[-1]).to(low.dtype), low.T, s)
-        ctx.save_for_backward(x, low, up, h); ctx.layer, ctx.s = layer, s
-        return _add(y, h, up.T)
+        y, *needed = _with_adapter(x, layer, low, up, s)
+        ctx.save_for_backward(x, *needed); ctx.layer, ctx.s = layer, s
+        return y
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, g):
         x, low, up, h = ctx.saved_tensors
-        rows = g.reshape(-1, g.shape[-1]).to(low.dtype); e = _times(rows, up, ctx.s)
+        flat = lambda t: t.reshape(-1, t.shape[-1]).to(low.dtype)
+        rows = flat(g); e = _times(rows, up, ctx.s)
         dx = _add((g @ _weights(ctx.layer).to(g.dtype)).to(x.dtype), e, low) if ctx.needs_input_grad[0] else None
-        return dx, None, (e.T @ x.reshape(-1, x.shape[-1]).to(low.dtype)).float(), (rows.T @ h).float(), None
+        return dx, None, (e.T @ flat(x)).float(), _times(rows.T, flat(h), ctx.s).float(), None
 
-def _beside(layer, role, matrices, x, *args, **kwargs):
-    "A LoRA layer's output in few steps; `matrices`: its A and B, or copies of them"
-    if args or kwargs or layer.disable_adapters or layer.active_adapters != [role]: return type(layer).forward(layer, x, *args, **kwargs)
-    return _Beside.apply(x, layer.base_layer, *matrices, layer.scaling[role])
+def _matrices(layer, role): return [m[role].weight for m in (layer.lora_A, layer.lora_B)]
+
+def _beside(layer, copies, x, *args, **kwargs):
+    "A LoRA layer's output in few steps, as whoever is active; `copies`: role -> A and B in the format of their products, where they were made before"
+    role = layer.active_adapters[0] if len(layer.active_adapters) == 1 else None
+    if args or kwargs or layer.disable_adapters or role not in layer.lora_A: return type(layer).forward(layer, x, *args, **kwargs)
+    what = x, layer.base_layer, *(copies.get(role) or _matrices(layer, role)), layer.scaling[role]
+    return _Beside.apply(*what) if torch.is_grad_enabled() else _with_adapter(*what)[0]
 
 def _low_bits(layer) -> bool:
     "Is this a LoRA layer on a plain matrix of 4 or 16 bits?"
@@ -592,12 +603,10 @@ def _layers(self: Roles, role) -> list:
 
 @patch
 def _few(self: Roles, role, copies=False):
-    "Inside the block this role's adapter computes in few steps where the base has 4 or 16 bits; `copies`: in the format of its products, made now"
+    "Inside the block adapters compute in few steps where the base has 4 or 16 bits; `copies`: this role's are put into the format of its products now"
     half = copies and self.base.dtype == torch.bfloat16
-    def forward(layer):
-        matrices = [m[role].weight for m in (layer.lora_A, layer.lora_B)]
-        return functools.partial(_beside, layer, role, [m.detach().bfloat16() for m in matrices] if half else matrices)
-    return _instead([] if sharding() else [m for m in self._layers(role) if _low_bits(m)], forward)
+    ready = lambda layer: {role: [m.detach().bfloat16() for m in _matrices(layer, role)]} if half else {}
+    return _instead([] if sharding() else [m for m in self._layers(role) if _low_bits(m)], lambda layer: functools.partial(_beside, layer, ready(layer)))
 
 # %% ../nbs/04_models.ipynb #9ae8333f
 BIG = 3e8 # parameters: from here on memory counts for more than speed
@@ -629,6 +638,15 @@ def folded(self: Roles, role: str | None):
             for m, w in zip(layers, own): m.base_layer.weight.data = w
 
 # %% ../nbs/04_models.ipynb #m1xed001
+def _mixed(layer, roles, x, *args, **kwargs):
+    "A LoRA layer's output for a batch that holds the same rows once for each role"
+    y = layer.base_layer(x, *args, **kwargs)
+    for role, into, part in zip(roles, y.chunk(len(roles)), x.chunk(len(roles))):
+        if role in layer.lora_A:
+            low, up = (m.to(_format(y)) for m in _matrices(layer, role))
+            _add(into, F.linear(part.to(low.dtype), low), up.T, layer.scaling[role])
+    return y
+
 @patch
 def hidden_of(self: Roles, roles: list, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> list[torch.Tensor]:
     """Last hidden states of the same rows as each of several roles (None: the bare base), without gradients, in one pass over the base:
@@ -637,8 +655,8 @@ def hidden_of(self: Roles, roles: list, input_ids: torch.Tensor, attention_mask:
         if r is not None: self._known(r)
     first, n = next((r for r in roles if r is not None), None), len(roles)
     if first is None or self._folded is not None: return [self.hidden(r, input_ids, attention_mask) for r in roles]
-    names = [r or '__base__' for r in roles for _ in range(len(input_ids))]
-    with torch.no_grad(), self.use(first), self.model.base_model._enable_peft_forward_hooks(adapter_names=names):
+    layers = list({id(m): m for r in roles for m in self._layers(r)}.values())
+    with torch.no_grad(), self.use(first), _instead(layers, lambda layer: functools.partial(_mixed, layer, roles)):
         h = self.backbone(input_ids=input_ids.repeat(n, 1), attention_mask=attention_mask.repeat(n, 1), use_cache=False,
                           position_ids=positions(attention_mask).repeat(n, 1)).last_hidden_state
     return list(h.chunk(n))
@@ -668,7 +686,7 @@ def _through_sum(layer, role, x, *args, **kwargs):
 @patch
 @contextmanager
 def summed(self: Roles, role: str):
-    """Train `role` faster inside the block, with the same gradients: through W + sBA for a float32 base on a CPU up to `SMALL`,
+    """Train `role` faster inside the block, with the same gradients up to rounding: through W + sBA for a float32 base on a CPU up to `SMALL`,
     in few steps beside a base of 4 or 16 bits; any other, or one that is cut into pieces, is left as it is"""
     layers = self._layers(role)
     fit = self.device.type == 'cpu' and sum(m.base_layer.weight.numel() for m in layers) <= SMALL
