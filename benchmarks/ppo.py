@@ -279,8 +279,7 @@ def stock_python(args):
         subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", STOCK], check=True, stdout=sys.stderr); done.touch()
     return python, os.environ | {"PYTHONPATH": also}
 
-# glibc, on a CPU: keep what was freed. Else a process asks the system anew for each large tensor, such as an unpacked matrix, or not, as its heap happens to lie
-KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC_TOP_PAD_": str(2**28)}
+KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC_TOP_PAD_": str(2**28)} # for glibc
 
 def measure(name, args):
     "Run one NAME in a process of its own: what it took, or None with a word on why not"
@@ -290,7 +289,7 @@ def measure(name, args):
         if name == "trl_rloo" and not importlib.util.find_spec("cai_repro.alternatives"): raise OSError("cai_repro.alternatives is missing here")
     except (OSError, subprocess.CalledProcessError) as e: print(f"{name} is left out: {e}", file=sys.stderr); return None
     print(f"{name} ...", file=sys.stderr, flush=True)
-    out = subprocess.run([python, __file__, *sys.argv[1:], "--one", name], capture_output=True, text=True, env=KEEP | env)
+    out = subprocess.run([python, __file__, *sys.argv[1:], "--one", name], capture_output=True, text=True, env=env | (KEEP if args.keep_heap else {}))
     if out.returncode: sys.exit(f"{name} failed:\n{out.stderr}")
     return json.loads(out.stdout.splitlines()[-1])
 
@@ -332,6 +331,7 @@ def main():
     p.add_argument("--cap-gib", type=float, help="let a process take so much of the card and no more (what CUDA itself takes, some 0.5 GiB, is not in it)")
     p.add_argument("--threads", type=int, default=1, help="on a CPU")
     p.add_argument("--venv", type=Path, default=Path.home()/".cache/cai_repro/trl-1.12.0", help="where TRL 1.12.0 lives, made if missing; default: %(default)s")
+    p.add_argument("--keep-heap", action="store_true", help="on a CPU: have the C library keep what was freed. Else a program asks the system anew for each large tensor, such as an unpacked matrix, or not, as its heap happens to lie: up to a third of the seconds. For seconds only: memory is more")
     p.add_argument("--trl-path", type=Path, help="a folder with TRL 1.12.0 unpacked, instead of --venv")
     p.add_argument("--json", type=Path, help="write the figures here"); p.add_argument("--one", choices=NAMES, help=argparse.SUPPRESS)
     a = p.parse_args()
