@@ -524,18 +524,6 @@ def reunite(self: Roles,
     self._lora.clear()
 
 # %% ../nbs/04_models.ipynb #04few001
-@contextmanager
-def _instead(modules, forward):
-    "Inside the block `forward(module)` takes the place of each module's own forward"
-    new, before = [forward(m) for m in modules], [m.__dict__.get('forward') for m in modules]
-    try:
-        for m, f in zip(modules, new): m.forward = f
-        yield
-    finally:
-        for m, f in zip(modules, before):
-            m.__dict__.pop('forward', None)
-            if f is not None: m.forward = f
-
 def _packed(layer) -> bool: return getattr(layer.weight, 'quant_state', None) is not None
 
 def _weights(layer) -> torch.Tensor:
@@ -581,6 +569,19 @@ class _Beside(torch.autograd.Function):
         rows = flat(g); e = _times(rows, up, ctx.s)
         dx = _add((g @ _weights(ctx.layer).to(g.dtype)).to(x.dtype), e, low) if ctx.needs_input_grad[0] else None
         return dx, None, (e.T @ flat(x)).float(), _times(rows.T, flat(h), ctx.s).float(), None
+
+# %% ../nbs/04_models.ipynb #04few010
+@contextmanager
+def _instead(modules, forward):
+    "Inside the block `forward(module)` takes the place of each module's own forward"
+    new, before = [forward(m) for m in modules], [m.__dict__.get('forward') for m in modules]
+    try:
+        for m, f in zip(modules, new): m.forward = f
+        yield
+    finally:
+        for m, f in zip(modules, before):
+            m.__dict__.pop('forward', None)
+            if f is not None: m.forward = f
 
 def _matrices(layer, role): return [m[role].weight for m in (layer.lora_A, layer.lora_B)]
 
