@@ -410,7 +410,8 @@ def work_table(recipe, s: Sizes, card: Card):
     return table
 
 # %% ../nbs/15_hardware.ipynb #8df15cc4
-FORMULAS = f"""bytes: NF4 .516 a number, 16-bit tables 2; adapters 4, gradients 4, Adam 8 a trained number, or 2;
+FORMULAS = f"""bytes: NF4 .516 a number, 16-bit tables 2; adapters 4, the one at work
+  2 more on a card; gradients 4, Adam 8 a trained number, or 2;
   keys and values 4Lk a token; logits {LOGIT_BYTES} each, in pieces: SL-CAI
   {TILE[0]} tokens x {TILE[1]} words at a time, PPO {SCORES/1e6:.0f} million; activations 16h + 8i + 4k + 14r
   a token and layer, or with checkpointing 2h and one layer at a time (float32: chapter 15)

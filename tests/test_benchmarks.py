@@ -29,7 +29,7 @@ def test_preference(root, tmp_path, quantize):
     r = json.loads((tmp_path/"x.json").read_text())["ours"]; assert r["steps_per_second"] == r["turns"][0] > 0 and r["counted_bytes"]["adam"] > 0
 
 def test_recorded_steps_are_asked_for_in_vain_without_a_card(root, tmp_path):
-    out = bench(root, "ppo.py", "--graphs", "--names", "ours", "--rollouts", 2, "--prompt", 16, "--new", 2, "--microbatch", 2, "--rounds", 1, "--json", tmp_path/"x.json")
+    out = bench(root, "ppo.py", "--graphs", "--keep-heap", "--names", "ours", "--rollouts", 2, "--prompt", 16, "--new", 2, "--microbatch", 2, "--rounds", 1, "--json", tmp_path/"x.json")
     r = json.loads((tmp_path/"x.json").read_text())["ours"]
     assert r["steps_recorded"] is False and ("only a card records steps" in out or r["card"])
 
@@ -47,4 +47,4 @@ def test_starts_are_counted_and_played_steps_count_as_one(root, tmp_path):
 @pytest.mark.skipif(__import__("torch").cuda.is_available(), reason="--starts is for a machine without a card")
 def test_starts_of_a_preference_model(root, tmp_path):
     bench(root, "preference.py", "--starts", "--turns", 1, "--steps", 1, "--batch", 2, "--tokens", 24, "--json", tmp_path/"x.json")
-    r = json.loads((tmp_path/"x.json").read_text()); assert r["ours"]["starts"] > 100 and r["ours"]["starts"] < 1.5*r["trl_reward"]["starts"]
+    r = json.loads((tmp_path/"x.json").read_text()); assert r["ours"]["starts"] > 100 and r["ours"]["starts"] < 1.05*r["trl_reward"]["starts"]
