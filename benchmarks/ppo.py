@@ -4,8 +4,8 @@
     python benchmarks/ppo.py --shape 1.5b --cap-gib 8           # on a card: does it fit 8 GiB?
     python benchmarks/ppo.py --shape 7b --cap-gib 15 --names ours
     python benchmarks/ppo.py --shape 7b --names ours trl_ppo    # ours and stock PPO side by side, without a cap
-    python benchmarks/ppo.py --shape 1.5b --graphs              # steps of ours recorded once and played (chapter 05)
-    python benchmarks/ppo.py --starts --graphs                  # on a CPU: what a card would have to start, counted
+    python benchmarks/ppo.py --shape 1.5b --no-graphs           # no step of ours is recorded once and played (chapter 05)
+    python benchmarks/ppo.py --starts                           # on a CPU: what a card would have to start, counted
 
     ours      cai_repro.ppo.train_ppo: policy, value function, reference and preference model are adapters on one base
     trl_ppo   stock PPOTrainer of TRL 1.12.0, the last that had one: a policy with LoRA (its reference is the policy with
@@ -22,8 +22,8 @@ processor seconds, which neighbours disturb less than the clock on the wall, and
 weights, gradients and what Adam remembers, and the process's peak over what it had after its imports.
 
 Where a card waits for its processor (RESULTS.md), seconds depend on how many operations are started, about one kernel each.
---starts counts those instead of seconds, on a CPU with the card's formats: NF4, bfloat16, activations computed twice. With
---graphs a step of writing that a card would play from a record runs again and is counted as one.
+--starts counts those instead of seconds, on a CPU with the card's formats: NF4, bfloat16, activations computed twice. A step of
+writing that a card would play from a record runs again and is counted as one; with --no-graphs all that it starts is.
 
 TRL 1.12.0 goes into a virtual environment of its own (--venv), laid over the packages here: torch and transformers are the
 same for all. Without a network: pip download trl==1.12.0, unzip the wheel into a folder and name it with --trl-path.
@@ -179,7 +179,7 @@ def our_roles(args, clock):
     roles = clock.roles = Roles(*build(args)).add("sl").add("pm", head=True)
     def drawn(out): clock.mark("rollout"); clock.tokens = sum(map(len, out)) + len(out)*args.prompt
     wrap(LocalEngine, "generate_ids", after=drawn)
-    if args.starts and args.graphs: from cai_repro.generate import _Recorder; roles._recorder = _Recorder(clock.starts.record)
+    if args.starts and not args.no_graphs: from cai_repro.generate import _Recorder; roles._recorder = _Recorder(clock.starts.record)
     return roles, prompts_of(roles.tokenizer, args)[0], Books(lambda: [roles.model, roles.heads])
 
 def ours(args, clock):
@@ -250,7 +250,7 @@ def one(name, args):
     if not cuda: torch.set_num_threads(args.threads)
     args.quantize = {"auto": "nf4" if cuda or args.starts else None, "none": None, "nf4": "nf4"}[args.quantize]
     before = resident()
-    if args.graphs: os.environ["CAI_REPRO_GRAPHS"] = "1"
+    if args.no_graphs: os.environ["CAI_REPRO_GRAPHS"] = "0"
     if args.cap_gib and cuda: torch.cuda.set_per_process_memory_fraction(min(1., args.cap_gib*2**30/torch.cuda.get_device_properties(0).total_memory))
     clock, out = Clock(), {"device": torch.cuda.get_device_name(0) if cuda else f"CPU, threads: {args.threads}", "card": cuda, "quantize": args.quantize,
                            "versions": {n: m.__version__ for n in ("torch", "transformers", "peft", "trl") if (m := sys.modules.get(n))}, "floor": floor(args, cuda, args.threads)}
@@ -259,7 +259,7 @@ def one(name, args):
     try:
         with clock.starts or contextlib.nullcontext(): books = {"ours": ours, "trl_ppo": trl_ppo, "trl_rloo": trl_rloo}[name](args, clock)
     except torch.OutOfMemoryError as e: return peaks() | {"seconds": None, "tokens": None, "error": "out of memory"} | out
-    if args.graphs and clock.roles: out["steps_recorded"] = bool(getattr(vars(clock.roles).get("_recorder"), "trusted", False))
+    if clock.roles: out["steps_recorded"] = bool(getattr(vars(clock.roles).get("_recorder"), "trusted", False))
     if args.starts: return {"starts": {p: round(n) for p, n in clock.seconds().items()}, "tokens": clock.tokens} | out
     return peaks() | {"seconds": clock.seconds(), "tokens": clock.tokens, "counted_bytes": books.counted(), "rss_bytes": max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024 - before)} | out
 
@@ -326,7 +326,7 @@ def main():
     p.add_argument("--microbatch", type=int, help="dialogues a backward pass; a divisor of --rollouts")
     p.add_argument("--rounds", type=int, default=3, help="rounds that count, after one that does not")
     p.add_argument("--quantize", choices=("auto", "nf4", "none"), default="auto", help="auto: nf4 on a card, none on a CPU")
-    p.add_argument("--graphs", action="store_true", help="on a card: record the steps of ours and of trl_rloo's rollouts (chapter 05)")
+    p.add_argument("--no-graphs", action="store_true", help="do not record the steps of ours and of trl_rloo's rollouts (chapter 05)")
     p.add_argument("--starts", action="store_true", help="on a CPU: count the operations a card would have to start, instead of seconds")
     p.add_argument("--cap-gib", type=float, help="let a process take so much of the card and no more (what CUDA itself takes, some 0.5 GiB, is not in it)")
     p.add_argument("--threads", type=int, default=1, help="on a CPU")
@@ -358,7 +358,7 @@ def main():
     f = first["floor"]; print(f"floor: {f['bytes']/gb:.4f} GB, {f['flops']/1e12:.3f} TFLOP, " + (f"{f['seconds']:.3f} s at the device's peak" if f["seconds"] else "the device's peak is not known to chapter 15"))
     for n, r in results.items():
         if r.get("error"): print(f"{n}: {r['error']}")
-        if r.get("steps_recorded") is False: print(f"{n}: steps could not be recorded" if r["card"] else f"{n}: only a card records steps")
+        if r["card"] and r.get("steps_recorded") is False and not a.no_graphs: print(f"{n}: steps could not be recorded")
     if len({r["tokens"] for r in results.values() if r["tokens"]}) > 1: print("the tokens differ: do not compare seconds")
     if not first["card"]: print("missing for want of a card: peak allocated and reserved bytes, NF4's speed, and whether anything fits under a cap; seconds are processor seconds")
     for line in targets(a, results): print("-", line)

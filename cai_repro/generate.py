@@ -280,10 +280,10 @@ class _Recorder:
         warnings.warn(f'a recorded step does not work with this base ({why}); each step is started anew, slower and right')
 
 def _recorder(roles):
-    "The recorder of a base on a card, if it was asked for and its attention can be recorded"
+    "The recorder of a base on a card, if its attention can be recorded and the environment does not say no"
     if '_recorder' not in roles.__dict__:
         fit = roles.device.type == 'cuda' and world()[1] == 1 and not _slides(roles.base.config) and roles.base.config.get_text_config()._attn_implementation == 'sdpa'
-        roles._recorder = _Recorder(_OnCard(roles.device)) if fit and os.environ.get('CAI_REPRO_GRAPHS') == '1' else None
+        roles._recorder = _Recorder(_OnCard(roles.device)) if fit and os.environ.get('CAI_REPRO_GRAPHS') != '0' else None
     return roles._recorder
 
 # %% ../nbs/05_generate.ipynb #05rec003

@@ -206,7 +206,7 @@ class Roles:
                  half: bool = False,  # read prompts, and train by TRL, with bfloat16 arithmetic (see `autocast`)
                 ):
         self.base, self.model, self.tokenizer, self.half = model, model, tokenizer, half  # `model` becomes a PeftModel with the first role
-        self.heads, self.active, self._open, self._lora, self._folded, self.cut = nn.ModuleDict(), None, set(), {}, None, None
+        self.heads, self.active, self._open, self._lora, self._tuned, self._folded, self.cut = nn.ModuleDict(), None, set(), {}, None, None, None
 
     @property
     def names(self) -> list[str]: return list(getattr(self.model, 'peft_config', {}))
@@ -226,11 +226,31 @@ class Roles:
 from fastcore.basics import patch
 
 # %% ../nbs/04_models.ipynb #659d4ab0
+def _point(layers, role) -> bool:
+    "Tell LoRA layers whose adapter to add (None: nobody's). Do they say so, too?"
+    for m in layers:
+        m._disable_adapters = role is None
+        if role is not None: m._active_adapter = [role]
+    return all(m.disable_adapters == (role is None) and (role is None or m.active_adapters == [role]) for m in layers)
+
+@patch
+def _all_layers(self: Roles) -> list:
+    "The layers that have adapters, of whichever role, in the model's order"
+    if self._tuned is None: self._tuned = [m for m in self.model.modules() if hasattr(m, 'lora_A')]
+    return self._tuned
+
+@patch
+def _layers(self: Roles, role) -> list:
+    "The layers that have an adapter of this role"
+    return [m for m in self._all_layers() if role in m.lora_A]
+
 @patch
 def _switch(self: Roles, role):
     if self.model is not self.base:
         tuner = self.model.base_model
-        if role is None: tuner.disable_adapter_layers()
+        if _point(self._all_layers(), role):
+            if role is not None: self.model.active_adapter = tuner.active_adapter = role
+        elif role is None: tuner.disable_adapter_layers()
         else: tuner.enable_adapter_layers(); self.model.set_adapter(role)
         for r in self.names:
             for p in self._adapter(r): p.requires_grad_(r in self._open)
@@ -302,7 +322,7 @@ def _inject(self: Roles, role, cfg, seed):
         torch.manual_seed(seed)
         if self.model is self.base: self.model = get_peft_model(self.base, cfg, adapter_name=role)
         else: self.model.add_adapter(role, cfg)
-    self.model.eval()
+    self.model.eval(); self._tuned = None
     for p in self._adapter(role): p.data = p.data.to(self.device, torch.float32)
     self._switch(self.active)
 
@@ -482,7 +502,7 @@ def remove(self: Roles, role: str) -> None:
     if len(self.names) == 1: self.model, self._open = self.model.unload(), set()
     else: self.model.delete_adapter(role); self._open.discard(role)
     if role in self.heads: del self.heads[role]
-    self._lora.pop(role, None)
+    self._lora.pop(role, None); self._tuned = None
     self._switch(self.active)
 
 # %% ../nbs/04_models.ipynb #d4cff77d
@@ -528,15 +548,20 @@ def _packed(layer) -> bool: return getattr(layer.weight, 'quant_state', None) is
 
 def _weights(layer) -> torch.Tensor:
     "The weights (out, in) of a linear layer, unpacked if they have four bits"
-    if not _packed(layer): return layer.weight
-    if layer.weight.device.type == 'cpu' and layer.in_features % layer.weight.quant_state.blocksize: return _dequantised(layer)
+    weight = layer.weight; state = getattr(weight, 'quant_state', None)
+    if state is None: return weight
+    if weight.device.type == 'cpu' and layer.in_features % state.blocksize: return _dequantised(layer)
     import bitsandbytes as bnb
-    return bnb.functional.dequantize_4bit(layer.weight.data.view(-1, 1), layer.weight.quant_state)
+    return bnb.functional.dequantize_4bit(weight.data.view(-1, 1), state)
 
 def _format(y) -> torch.dtype:
     "In which format an adapter's products are computed whose base gave `y`"
     if torch.is_autocast_enabled(y.device.type): return torch.get_autocast_dtype(y.device.type)
     return y.dtype if y.dtype == torch.bfloat16 else torch.float32
+
+def _as(t, form): return t if t.dtype == form else t.to(form)
+
+def _rows(t): return t.reshape(-1, t.shape[-1])
 
 def _times(a, b, s):
     "s a b in one step"
@@ -544,14 +569,14 @@ def _times(a, b, s):
 
 def _add(y, a, b, s=1):
     "y (..., n) += s a b, row by row"
-    rows, a = y.view(-1, y.shape[-1]), a.reshape(-1, a.shape[-1])
-    rows.addmm_(a, b, alpha=s) if y.dtype == a.dtype == b.dtype else rows.add_(a @ b, alpha=s)
+    rows = y.view(-1, y.shape[-1])
+    rows.addmm_(a, b, alpha=s) if y.dtype == a.dtype else rows.add_(a @ b, alpha=s)
     return y
 
 def _with_adapter(x, layer, low, up, s):
     "layer(x) + s (x A') B', and what its backward pass needs: A and B in the format of their products, x A'"
-    y = layer(x); form = _format(y); low, up = low.to(form), up.to(form)
-    h = F.linear(x.to(form), low)
+    y = layer(x); form = _format(y); low, up = _as(low, form), _as(up, form)
+    h = _as(_rows(x), form) @ low.T
     return _add(y, h, up.T, s), low, up, h
 
 class _Beside(torch.autograd.Function):
@@ -564,11 +589,10 @@ class _Beside(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, g):
-        x, low, up, h = ctx.saved_tensors
-        flat = lambda t: t.reshape(-1, t.shape[-1]).to(low.dtype)
-        rows = flat(g); e = _times(rows, up, ctx.s)
-        dx = _add((g @ _weights(ctx.layer).to(g.dtype)).to(x.dtype), e, low) if ctx.needs_input_grad[0] else None
-        return dx, None, (e.T @ flat(x)).float(), _times(rows.T, flat(h), ctx.s).float(), None
+        (x, low, up, h), dx = ctx.saved_tensors, None
+        rows = _as(_rows(g), low.dtype); e = _times(rows, up, ctx.s)
+        if ctx.needs_input_grad[0]: dx = _add(_as(g @ _as(_weights(ctx.layer), g.dtype), x.dtype), e, low)
+        return dx, None, (e.T @ _as(_rows(x), low.dtype)).float(), _times(rows.T, h, ctx.s).float(), None
 
 # %% ../nbs/04_models.ipynb #04few010
 @contextmanager
@@ -585,12 +609,17 @@ def _instead(modules, forward):
 
 def _matrices(layer, role): return [m[role].weight for m in (layer.lora_A, layer.lora_B)]
 
-def _beside(layer, copies, x, *args, **kwargs):
-    "A LoRA layer's output in few steps, as whoever is active; `copies`: role -> A and B in the format of their products, where they were made before"
+def _parts(layer, role, copy=False):
+    "What `_with_adapter` needs beside the input; `copy`: with A and B in the format of their products"
+    low, up = _matrices(layer, role)
+    return layer.base_layer, *((m.detach().bfloat16() for m in (low, up)) if copy else (low, up)), layer.scaling[role]
+
+def _beside(layer, known, x, *args, **kwargs):
+    "A LoRA layer's output in few steps, as whoever is active; `known`: role -> its `_parts`"
     role = layer.active_adapters[0] if len(layer.active_adapters) == 1 else None
     if args or kwargs or layer.disable_adapters or role not in layer.lora_A: return type(layer).forward(layer, x, *args, **kwargs)
-    what = x, layer.base_layer, *(copies.get(role) or _matrices(layer, role)), layer.scaling[role]
-    return _Beside.apply(*what) if torch.is_grad_enabled() else _with_adapter(*what)[0]
+    if role not in known: known[role] = _parts(layer, role)
+    return _Beside.apply(x, *known[role]) if torch.is_grad_enabled() else _with_adapter(x, *known[role])[0]
 
 def _low_bits(layer) -> bool:
     "Is this a LoRA layer on a plain matrix of 4 or 16 bits?"
@@ -598,15 +627,10 @@ def _low_bits(layer) -> bool:
     return isinstance(base, nn.Linear) and (_packed(base) or type(base) is nn.Linear and base.weight.dtype in (torch.bfloat16, torch.float16))
 
 @patch
-def _layers(self: Roles, role) -> list:
-    "The layers that have an adapter of this role"
-    return [m for m in self.model.modules() if role in getattr(m, 'lora_A', {})]
-
-@patch
 def _few(self: Roles, role, copies=False):
     "Inside the block adapters compute in few steps where the base has 4 or 16 bits; `copies`: this role's are put into the format of its products now"
     half = copies and self.base.dtype == torch.bfloat16
-    ready = lambda layer: {role: [m.detach().bfloat16() for m in _matrices(layer, role)]} if half else {}
+    ready = lambda layer: {role: _parts(layer, role, copy=True)} if half else {}
     return _instead([] if sharding() else [m for m in self._layers(role) if _low_bits(m)], lambda layer: functools.partial(_beside, layer, ready(layer)))
 
 # %% ../nbs/04_models.ipynb #9ae8333f
@@ -644,8 +668,8 @@ def _mixed(layer, roles, x, *args, **kwargs):
     y = layer.base_layer(x, *args, **kwargs)
     for role, into, part in zip(roles, y.chunk(len(roles)), x.chunk(len(roles))):
         if role in layer.lora_A:
-            low, up = (m.to(_format(y)) for m in _matrices(layer, role))
-            _add(into, F.linear(part.to(low.dtype), low), up.T, layer.scaling[role])
+            low, up = (_as(m, _format(y)) for m in _matrices(layer, role))
+            _add(into, _as(_rows(part), low.dtype) @ low.T, up.T, layer.scaling[role])
     return y
 
 @patch
