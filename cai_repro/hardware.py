@@ -14,13 +14,13 @@ from .core import CaiError, resource_path
 
 # %% auto #0
 __all__ = ['KINDS', 'DATA', 'NESTED', 'PLAIN', 'NOT_ZERO', 'CHOICES', 'BLOCKS', 'LOGIT_BYTES', 'READS', 'SCORES', 'TILE',
-           'POCKET_TOKENS', 'BIG', 'CONTEXT', 'CARDS', 'USED', 'USED_BANDWIDTH', 'STEP', 'PASS', 'UNPACKED', 'FREE',
-           'FORMULAS', 'definition', 'settings_of', 'fits', 'Sizes', 'Tokens', 'Hub', 'read_settings', 'parse_recipe',
+           'POCKET_TOKENS', 'BIG', 'CONTEXT', 'CARDS', 'USED', 'USED_BANDWIDTH', 'STEP', 'PASS', 'FREE', 'FORMULAS',
+           'definition', 'settings_of', 'fits', 'Sizes', 'Tokens', 'Hub', 'read_settings', 'parse_recipe',
            'recipe_files', 'read_recipe', 'sizes', 'widths', 'matrices', 'count', 'lora_count', 'nf4_bytes',
            'base_bytes', 'adam_bytes', 'kv_bytes', 'layer_bytes', 'activation_bytes', 'setting', 'lengths',
            'model_sizes', 'saves', 'memory', 'fullest', 'forward_flops', 'train_flops', 'Work', 'work', 'Card',
-           'this_cpu', 'find_card', 'card_of', 'card_for', 'seconds', 'gb', 'clock', 'memory_table', 'work_table',
-           'plan_parts', 'Check', 'cached_config', 'cache_folder', 'free_gb', 'hub_checks', 'own_enough',
+           'this_cpu', 'find_card', 'card_of', 'card_for', 'unpacked', 'seconds', 'gb', 'clock', 'memory_table',
+           'work_table', 'plan_parts', 'Check', 'cached_config', 'cache_folder', 'free_gb', 'hub_checks', 'own_enough',
            'recipe_checks', 'library_checks', 'nf4_check', 'machine_checks', 'fitting']
 
 # %% ../nbs/15_hardware.ipynb #ca3754aa
@@ -248,13 +248,14 @@ def memory(recipe, s: Sizes, width: int=2) -> dict[str, dict[str, float]]:
                 "activations": act, "logits": logits, "CUDA and libraries": CONTEXT if width == 2 else 0}
     longest, wide = t.prompt + 3*m + 2*t.request, width*(4*h + 3*s.intermediate_size)
     read = lambda batch, each: wide*min(batch*each, 32768 if width == 2 else 4096)
-    together = READS if big or width == 2 or recipe.quantize else 1
+    apart = big or width == 2 or recipe.quantize            # adapters are not folded into the weights
     sft, pm, (micro, rolled) = get("sft", "batch_size")*get("sft", "max_length"), 2*get("preference", "batch_size")*get("preference", "max_length"), (get("ppo", "microbatch"), get("ppo", "rollouts_per_step"))
+    at_once = min(rolled, READS*micro if apart else micro) if not apart or 4*rolled > READS*micro else 4*rolled   # rows in a pass that scores; few: all four roles in one
     return {"writing": moment(2, kv=kv_bytes(s, recipe.batch_size*longest, width), act=read(recipe.batch_size, t.prompt + m + t.request), logits=recipe.batch_size*V*(width + 4)),
             "SL-CAI": moment(2, n, n, act=activation_bytes(s, sft, big, width), logits=min(sft, TILE[0])*min(V, TILE[1])*LOGIT_BYTES),
             "preference": moment(3, n, n, act=activation_bytes(s, pm, big, width)),
             "rollouts": moment(5, 0, 2*n, kv=kv_bytes(s, rolled*(t.prompt + m), width), act=read(rolled, t.prompt), logits=rolled*V*(width + 4), bits=bits),
-            "scoring": moment(5, 0, 2*n, act=wide*min(rolled, together*micro)*(t.prompt + m), logits=min(micro*m*V, SCORES)*LOGIT_BYTES, bits=bits),
+            "scoring": moment(5, 0, 2*n, act=wide*at_once*(t.prompt + m), logits=min(micro*m*V, SCORES)*LOGIT_BYTES, bits=bits),
             "PPO update": moment(5, n, 2*n, act=activation_bytes(s, micro*(t.prompt + m), saves(recipe, s, "ppo"), width), logits=min(micro*m*V, SCORES)*LOGIT_BYTES, bits=bits)}
 
 def fullest(recipe, s: Sizes, width: int=2) -> float:
@@ -295,7 +296,7 @@ def work(recipe) -> list[Work]:
     chain = lambda rows: dict(read=rows*(one + rounds*2*t.request), written=rows*rounds*(t.critique + t.response), context=t.prompt + told/2, batch=max(1, min(rows, B)))
     pairs, sl = n("red_team_pairs") + min(n("contrast_pairs"), n("red_team")), n("red_team")*(rounds if recipe.targets == "all" else 1) + n("benign")
     answers = lambda rows: dict(read=rows*t.prompt, written=rows*t.response, context=one/2, batch=max(1, min(rows, B)))
-    rolled, micro = get("ppo", "rollouts_per_step"), get("ppo", "microbatch"); drawn = get("ppo", "steps")*rolled
+    rolled, micro = get("ppo", "rollouts_per_step"), min(get("ppo", "microbatch"), get("ppo", "minibatch")); drawn = get("ppo", "steps")*rolled
     stages = [Work("helpful-only SFT", trained=recipe.hub["helpful_rows"]*one, context=one/2, predicted=1, passes=recipe.hub["helpful_rows"]/get("sft", "batch_size"))] if recipe.hub else []
     stages += [Work("helpful", **answers(n("red_team") + n("benign"))), Work("critique", **chain(n("red_team"))),
                Work("sft", trained=get("sft", "epochs")*sl*one, context=one/2, predicted=1, passes=get("sft", "epochs")*sl/get("sft", "batch_size")),
@@ -304,7 +305,7 @@ def work(recipe) -> list[Work]:
                Work("preference", trained=get("preference", "epochs")*2*(pairs + n("benign_pairs"))*one, context=one/2,
                     passes=get("preference", "epochs")*(pairs + n("benign_pairs"))/get("preference", "batch_size")),
                Work("ppo", read=drawn*(t.prompt + 4*one), written=drawn*t.response, trained=2*drawn*get("ppo", "epochs")*one, context=one/2, batch=rolled, predicted=share/2,
-                    passes=drawn*(2*get("ppo", "epochs")/micro + 1/min(rolled, READS*micro)))]
+                    passes=drawn*(2*get("ppo", "epochs")/micro + 1/min(rolled, READS*get("ppo", "microbatch"))))]
     whole, some, held = answers((9 if recipe.hub else 6)*n("held_out")), chain(n("held_out")), n("held_out")
     asked = 2*2*held*(4 + 2)*(t.question + one + t.response) if recipe.hub else 0      # chapter 16: two models, two orders; four principles about harm, one about help
     whole["read"] += asked
@@ -330,8 +331,7 @@ CARDS = {c.name: c for c in (
     Card("A100 80GB", 80, 2039, 312, True, "the same"),
     Card("H100", 80, 3350, 989, True, "glennklockwood.com/garden/processors/h100 (SXM)"))}
 USED, USED_BANDWIDTH = .25, .5   # assumed shares of the peak and of the bandwidth
-STEP, PASS = .0003, .015         # from an H100: seconds a layer takes beside its bytes in a recorded step of decoding, and to be started in a trained batch
-UNPACKED = 4                     # bytes that a 4-bit weight is in 16 bits, written and read, at each step
+STEP, PASS = .00045, .015        # seconds, near what was measured on an H100: for a layer beside its bytes in a recorded step of decoding, and to start it in a trained batch
 FREE = .92                       # assumed: the share of a card's memory that can be filled before fragments get in the way
 
 # %% ../nbs/15_hardware.ipynb #6e5b74b4
@@ -370,13 +370,19 @@ def card_for(recipe, name: str|None=None) -> Card:
     "The card to reckon with: the one named, else the one here, else the one that a field recipe is meant for, else the processor"
     return find_card(name) if name else _card_here() or find_card(recipe.hub["card"] if recipe.hub else "CPU")
 
+def unpacked(card: Card, texts: float) -> float:
+    "About the share of 4-bit weights that bitsandbytes 0.50 unpacks in a step of writing so many texts, by its own choice of kernels"
+    if texts <= 4: return 0.
+    few, (some, most) = 32 if "H100" in card.name else 64, (.4, 1.) if card.bandwidth > 1500 else (.2, .5)
+    return some if texts <= few else most
+
 def seconds(w: Work, s: Sizes, card: Card, quantize: str|None, again: bool) -> tuple[float, float, float, float]:
     "Operations read, written and trained of a stage, and its seconds"
     width, start = (4, 0) if card.name == "CPU" else (2, s.num_hidden_layers)
     read = forward_flops(s, w.read, w.context, w.read*w.predicted)
     write, train = forward_flops(s, w.written, w.context, w.written), train_flops(s, w.trained, w.context, w.trained*w.predicted, again)
     steps, moved = w.written/w.batch, sum(base_bytes(s, quantize, width)) + kv_bytes(s, w.batch*w.context, width)
-    if quantize and start: moved += UNPACKED*count(s)["matrices"]
+    if quantize and start: moved += 4*unpacked(card, w.batch)*count(s)["matrices"]
     learn = max((read + train)/(card.peak*1e12*USED), w.passes*start*PASS)
     speak = max(write/(card.peak*1e12*USED), steps*moved/(card.bandwidth*1e9*USED_BANDWIDTH)) + steps*start*STEP
     return read, write, train, learn + speak
@@ -421,10 +427,10 @@ FORMULAS = f"""bytes: NF4 .516 a number, 16-bit tables 2; adapters 4, the one at
 operations a token: 2(P + Pr) + 4Lqc read or written, 4P + 6Pr + 12Lqc trained, or with
   checkpointing 6P + 8Pr + 16Lqc; logits 2Vh read, 4Vh trained
 time: operations / (peak x {USED}), on a card at least {1000*PASS:g} ms a layer and trained batch; for writing that
-  or, if longer, bytes / (bandwidth x {USED_BANDWIDTH}), a 4-bit weight counting {UNPACKED} more on a card, where it
-  is unpacked; and there {1000*STEP:g} ms a layer and step
+  or, if longer, bytes / (bandwidth x {USED_BANDWIDTH}), 4 more for a 4-bit weight that the card unpacks (chapter
+  15); and on a card {1000*STEP:g} ms a layer and step
 Counts follow from the recipe and its expected lengths; the two shares are assumptions, the milliseconds
-those of one H100. The pocket recipe, alone on two cores, took about twice its estimate (chapter 15)."""
+near what an H100 took. The pocket recipe, alone on two cores, took about twice its estimate (chapter 15)."""
 
 def plan_parts(recipe, card: Card) -> list:
     "All that `cai plan` prints: texts and tables"

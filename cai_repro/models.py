@@ -319,12 +319,22 @@ def _inject(self: Roles, role, cfg, seed):
     from peft import get_peft_model
     if any(p.ndim > 2 and 'expert' in n for n, p in self.base.named_parameters()): raise CaiError(f'{type(self.base).__name__} is a mixture of experts, whose weights are no plain matrices', 'choose a dense base')
     with quiet(), torch.random.fork_rng(devices=[self.device] if self.device.type == 'cuda' else []):
-        torch.manual_seed(seed)
-        if self.model is self.base: self.model = get_peft_model(self.base, cfg, adapter_name=role)
-        else: self.model.add_adapter(role, cfg)
-    self.model.eval(); self._tuned = None
+        torch.manual_seed(seed); self._tuned = None
+        try:
+            if self.model is self.base: self.model = get_peft_model(self.base, cfg, adapter_name=role)
+            else: self.model.add_adapter(role, cfg)
+        except Exception: self._forget(role); raise
+    self.model.eval()
     for p in self._adapter(role): p.data = p.data.to(self.device, torch.float32)
     self._switch(self.active)
+
+@patch
+def _forget(self: Roles, role):
+    "Take out the layers that PEFT had made for a role when it stopped"
+    for name, m in list(self.base.named_modules()):
+        if role not in getattr(m, 'lora_A', {}): continue
+        m.delete_adapter(role); parent, _, child = name.rpartition('.')
+        if not m.lora_A: setattr(self.base.get_submodule(parent), child, m.base_layer)
 
 @patch
 def _add_head(self: Roles, role, seed):

@@ -1,5 +1,5 @@
 "The package as others get it: metadata, what a wheel holds, notebooks and modules in step."
-import configparser, filecmp, os, re, shlex, shutil, subprocess, sys, zipfile
+import configparser, filecmp, json, os, re, shlex, shutil, subprocess, sys, zipfile
 from importlib import metadata
 from pathlib import Path
 import pytest
@@ -32,12 +32,16 @@ def wheel(copy, tmp_path_factory):
 
 def test_notebooks_are_light(root):
     "No widget state, which pages without a kernel cannot show, and nothing that takes long to load"
-    import json
     for p in sorted((root/"nbs").rglob("*.ipynb")):
         nb = json.loads(p.read_text(encoding="utf-8"))
         assert "widgets" not in nb["metadata"] and p.stat().st_size < 1.5e6, p
         kinds = {kind for c in nb["cells"] for o in c.get("outputs", []) for kind in o.get("data", {})}
         assert not [k for k in kinds if "jupyter.widget" in k], f"{p}: a widget among the outputs"
+
+def test_cells_have_names_of_their_own(root):
+    for p in sorted((root/"nbs").rglob("*.ipynb")):
+        names = [c["id"] for c in json.loads(p.read_text(encoding="utf-8"))["cells"]]
+        assert len(set(names)) == len(names), (p, sorted(n for n in set(names) if names.count(n) > 1))
 
 def test_metadata(root):
     cfg, dist = settings(root), metadata.distribution("cai_repro")
