@@ -250,7 +250,8 @@ def memory(recipe, s: Sizes, width: int=2) -> dict[str, dict[str, float]]:
     read = lambda batch, each: wide*min(batch*each, 32768 if width == 2 else 4096)
     apart = big or width == 2 or recipe.quantize            # adapters are not folded into the weights
     sft, pm, (micro, rolled) = get("sft", "batch_size")*get("sft", "max_length"), 2*get("preference", "batch_size")*get("preference", "max_length"), (get("ppo", "microbatch"), get("ppo", "rollouts_per_step"))
-    at_once = min(rolled, READS*micro if apart else micro) if not apart or 4*rolled > READS*micro else 4*rolled   # rows in a pass that scores; few: all four roles in one
+    size = READS*micro if apart else micro
+    at_once = 4*rolled if apart and 4*rolled <= size else min(rolled, size)     # rows in a pass that scores; if they are few, as all four roles at once
     return {"writing": moment(2, kv=kv_bytes(s, recipe.batch_size*longest, width), act=read(recipe.batch_size, t.prompt + m + t.request), logits=recipe.batch_size*V*(width + 4)),
             "SL-CAI": moment(2, n, n, act=activation_bytes(s, sft, big, width), logits=min(sft, TILE[0])*min(V, TILE[1])*LOGIT_BYTES),
             "preference": moment(3, n, n, act=activation_bytes(s, pm, big, width)),
